@@ -1,0 +1,147 @@
+"""Environment: one verifiable arena. A question, its topology of steps, and the tools that answer them."""
+
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from astra_api.canonical import digest
+from astra_api.matching import Match, matches
+from astra_api.records import Toolset, ToolSpec
+from astra_api.resource import API_VERSION, Condition, Integer, Json, ObjectMeta, Positive, Quantity, Resource
+
+Scenario = Literal["single-hop", "parallel-single-hop", "multi-hop", "parallel-multi-hop"]
+MAX_SOURCE_BYTES = 128 * 1024
+
+StepId = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_]*[A-Za-z0-9])?$", max_length=63)]
+
+
+class GoldCall(Resource):
+    """The call that answers a step."""
+
+    tool: Annotated[str, Field(min_length=1, max_length=64)]
+    arguments: Annotated[dict[str, Json], Field(max_length=64)]
+
+
+class Step(Resource):
+    """One atomic sub-question. Without a call it is reasoning only, and a leaf: nothing may depend on it."""
+
+    id: StepId
+    question: Annotated[str, Field(min_length=1, max_length=4096)]
+    answer: Json
+    depends_on: Annotated[list[StepId], Field(max_length=64)] = Field(default_factory=list)
+    call: GoldCall | None = None
+    match: Match = "exact"
+    tolerance: Annotated[float, Field(ge=0.0)] = 0.0  # absolute; only with match: numeric
+
+    @model_validator(mode="after")
+    def _tolerance_is_numeric(self) -> Self:
+        if self.tolerance and self.match != "numeric":
+            raise ValueError("tolerance needs match: numeric")
+        return self
+
+    def matches(self, actual: Any) -> bool:
+        """Whether a value answers this step."""
+        return matches(actual, self.answer, self.match, self.tolerance)
+
+
+class Tool(Resource):
+    """A tool as a model sees it: an OpenAI function."""
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z][a-zA-Z0-9_]{0,63}$")]
+    description: Annotated[str, Field(max_length=4096)]
+    parameters: dict[str, Json]  # JSON Schema of the arguments object
+
+    def spec(self) -> ToolSpec:
+        return ToolSpec(name=self.name, description=self.description, parameters=self.parameters)
+
+
+class SourceRef(Resource):
+    """Source over 128 KiB, in a ConfigMap."""
+
+    config_map: Annotated[str, Field(min_length=1, max_length=253)]
+    key: Annotated[str, Field(min_length=1, max_length=253)]
+
+
+class EnvironmentSandbox(Resource):
+    """How sessions of this environment run."""
+
+    isolation: Literal["session", "pod"] = "session"
+    replicas: Annotated[Integer, Field(ge=0, le=1000)] = 0  # dedicated warm pods
+    timeout_seconds: Annotated[Positive, Field(le=600)] = 5.0  # of one call
+    memory: Quantity = "256Mi"  # of one session
+
+    @model_validator(mode="after")
+    def _pod_needs_replicas(self) -> Self:
+        if self.isolation == "pod" and self.replicas < 1:
+            raise ValueError("isolation: pod needs replicas of at least 1")
+        return self
+
+
+class EnvironmentSpec(Resource):
+    """What is verified, digested and trained in."""
+
+    question: Annotated[str, Field(min_length=1, max_length=16384)]
+    answer: Json
+    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]+)*$")] = "en"
+    domain: Annotated[str, Field(min_length=1, max_length=63)]
+    scenario: Scenario
+    steps: Annotated[list[Step], Field(min_length=1, max_length=64)]
+    tools: Annotated[list[Tool], Field(min_length=1, max_length=128)]
+    source: str | None = None
+    source_ref: SourceRef | None = None
+    state: Literal["stateless", "stateful"] = "stateless"
+    sandbox: EnvironmentSandbox = Field(default_factory=EnvironmentSandbox)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.source is None) == (self.source_ref is None):
+            raise ValueError("give exactly one of source and sourceRef")
+        if self.source is not None and len(self.source.encode(errors="replace")) > MAX_SOURCE_BYTES:
+            raise ValueError("source is over 128 KiB: put it in a ConfigMap and name it in sourceRef")
+        return self
+
+    @cached_property
+    def tool_steps(self) -> tuple[Step, ...]:
+        """The steps that need a tool, in `steps` order."""
+        return tuple(step for step in self.steps if step.call is not None)
+
+
+class EnvironmentStatus(Resource):
+    """What the operator found."""
+
+    phase: Literal["Pending", "Verifying", "Verified", "Rejected"] = "Pending"
+    digest: str | None = None
+    toolset: str | None = None
+    conditions: list[Condition] = Field(default_factory=list)
+    checks: dict[str, str] = Field(default_factory=dict)
+    endpoint: str | None = None
+
+
+class Environment(Resource):
+    """The custom resource."""
+
+    api_version: Literal["astra.farm/v1alpha1"] = API_VERSION
+    kind: Literal["Environment"] = "Environment"
+    metadata: ObjectMeta
+    spec: EnvironmentSpec
+    status: EnvironmentStatus | None = None
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    @cached_property
+    def digest(self) -> str:
+        """`sha256:...` of the canonical spec without `sandbox.replicas` (how many pods serve it is not what it is)."""
+        spec = self.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+        del spec["sandbox"]["replicas"]
+        return digest(spec)
+
+    @cached_property
+    def toolset(self) -> Toolset:
+        """What the data plane addresses. Raises ValueError while the source stands in a ConfigMap not yet resolved."""
+        if self.spec.source is None:
+            raise ValueError(f"{self.name}: spec.sourceRef names a ConfigMap, which only a cluster can resolve")
+        tools = tuple(tool.spec() for tool in self.spec.tools)
+        return Toolset(tools=tools, source=self.spec.source, state=self.spec.state)
