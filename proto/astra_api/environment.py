@@ -3,7 +3,7 @@
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from astra_api.canonical import digest
 from astra_api.matching import Match, matches
@@ -126,6 +126,7 @@ class Environment(Resource):
     metadata: ObjectMeta
     spec: EnvironmentSpec
     status: EnvironmentStatus | None = None
+    _source: str | None = PrivateAttr(default=None)  # what sourceRef resolved to
 
     @property
     def name(self) -> str:
@@ -138,10 +139,17 @@ class Environment(Resource):
         del spec["sandbox"]["replicas"]
         return digest(spec)
 
+    def with_source(self, source: str) -> Self:
+        """A copy whose `sourceRef` is resolved; what it says of itself (and its digest) stays as written."""
+        copy = self.model_copy()
+        copy._source = source
+        return copy
+
     @cached_property
     def toolset(self) -> Toolset:
-        """What the data plane addresses. Raises ValueError while the source stands in a ConfigMap not yet resolved."""
-        if self.spec.source is None:
-            raise ValueError(f"{self.name}: spec.sourceRef names a ConfigMap, which only a cluster can resolve")
+        """What the data plane addresses. Raises ValueError while `sourceRef` is unresolved."""
+        source = self.spec.source if self.spec.source is not None else self._source
+        if source is None:
+            raise ValueError(f"{self.name}: spec.sourceRef is not resolved")
         tools = tuple(tool.spec() for tool in self.spec.tools)
-        return Toolset(tools=tools, source=self.spec.source, state=self.spec.state)
+        return Toolset(tools=tools, source=source, state=self.spec.state)

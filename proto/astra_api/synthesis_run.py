@@ -1,6 +1,6 @@
 """SynthesisRun: creates Environments (or, once it is built, a trajectory data set)."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -39,6 +39,27 @@ class TablesSource(Resource):
         return self
 
 
+class KnowledgeSource(Resource):
+    """Knowledge texts, or names of domains, that a teacher turns into questions."""
+
+    type: Literal["knowledge"]
+    path: Annotated[str, Field(min_length=1)] | None = None
+    domains: list[Annotated[str, Field(min_length=1)]] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.path is None) == (self.domains is None):
+            raise ValueError("give exactly one of path and domains")
+        return self
+
+
+class QuestionsSource(Resource):
+    """Given questions that a teacher decomposes."""
+
+    type: Literal["questions"]
+    path: Annotated[str, Field(min_length=1)]
+
+
 class HopRange(Resource):
     """How many tool calls a question takes, at least and at most."""
 
@@ -55,7 +76,7 @@ class HopRange(Resource):
 class EnvironmentSynthesis(Resource):
     """What environments to make."""
 
-    source: TablesSource
+    source: Annotated[TablesSource | KnowledgeSource | QuestionsSource, Field(discriminator="type")]
     hops: HopRange = Field(default_factory=HopRange)
     quality_threshold: Fraction = 0.9  # for teachers' judgements; tables are checked by query instead
     labels: Labels = Field(default_factory=dict)  # put on every Environment
@@ -69,13 +90,16 @@ class SynthesisRunSpec(Resource):
     count: Annotated[Integer, Field(ge=1, le=1_000_000)]
     seed: Annotated[Integer, Field(ge=0)] = 0
     environments: EnvironmentSynthesis | None = None
+    trajectories: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _built(self) -> Self:
         if self.kind == "trajectories":
             raise ValueError("kind: trajectories is not built yet; use kind: environments")
-        if self.environments is None:
-            raise ValueError("kind: environments needs the field environments")
+        if self.environments is None or self.trajectories is not None:
+            raise ValueError("kind: environments needs the field environments, and no field trajectories")
+        if self.teacher is None and self.environments.source.type != "tables":
+            raise ValueError(f"a source of type {self.environments.source.type} needs a teacher")
         return self
 
 

@@ -173,7 +173,7 @@ class Checkpoint(Resource):
 
 
 class Evaluation(Resource):
-    benchmarks: list[Literal["holdout"]] = Field(default_factory=lambda: ["holdout"])
+    benchmarks: list[Literal["holdout", "bfcl-multi-turn"]] = Field(default_factory=lambda: ["holdout"])
     samples: Count = 1  # rollouts an environment
     temperature: Annotated[float, Field(ge=0.0)] = 0.6  # as the published function-calling protocols sample
 
