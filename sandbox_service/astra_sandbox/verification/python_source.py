@@ -1,0 +1,126 @@
+"""Reads a toolset's source without running it: its functions, its imports, what it prints and the data it holds."""
+
+import ast
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from astra_sandbox.verification.standard_library import MODULES
+
+_STANDARD_STREAMS = ("sys.stdout", "sys.stderr", "sys.__stdout__", "sys.__stderr__")
+_PRINTERS = {"print", "pprint", "pp", "pprint.pprint", "pprint.pp"}
+_LOGGERS = {f"logging.{level}" for level in ("debug", "info", "warning", "error", "critical", "exception", "log")}
+_IMPORTERS = {"__import__", "import_module"}
+
+
+class SourceInvalid(ValueError):
+    """The source is not Python; the message says where."""
+
+
+@dataclass(frozen=True)
+class PythonSource:
+    """One parsed module. `functions`: public top-level `def`s by name. Line numbers count from 1."""
+
+    functions: dict[str, ast.FunctionDef]
+    duplicates: dict[str, int]  # function defined more than once: the line of the second definition
+    imports: tuple[tuple[str, int], ...]  # (module as written, line); "" for an import that cannot be read
+    prints: tuple[tuple[str, int], ...]  # (what writes, line)
+    literals: tuple[Any, ...] = field(repr=False)  # values of the module's literal data, embedded JSON and CSV included
+
+    def foreign_imports(self) -> Iterator[tuple[str, int]]:
+        """The imports that are not of the standard library of both Python 3.11 and 3.12."""
+        for name, line in self.imports:
+            if name.partition(".")[0] not in MODULES:
+                yield name, line
+
+
+@lru_cache(maxsize=64)
+def read_source(text: str) -> PythonSource:
+    """Parses a module. Raises SourceInvalid. Cached: many environments share one source."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # invalid escapes and the like are the author's business
+        try:
+            tree = ast.parse(text)
+        except SyntaxError as error:
+            raise SourceInvalid(f"line {error.lineno}: {error.msg}") from None
+        except (ValueError, RecursionError, MemoryError) as error:
+            raise SourceInvalid(str(error) or "nested too deeply to parse") from None
+    functions: dict[str, ast.FunctionDef] = {}
+    duplicates: dict[str, int] = {}
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            if node.name in functions:
+                duplicates[node.name] = node.lineno
+            functions[node.name] = node
+    nodes = list(ast.walk(tree))
+    return PythonSource(
+        functions={name: node for name, node in functions.items() if not name.startswith("_")},
+        duplicates=duplicates,
+        imports=tuple(_imports(nodes)),
+        prints=tuple(_prints(tree)),
+        literals=tuple(_literals(tree)),
+    )
+
+
+def _imports(nodes: list[ast.AST]) -> Iterator[tuple[str, int]]:
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            yield "." * node.level + (node.module or ""), node.lineno
+        elif isinstance(node, ast.Call) and _name(node.func) in _IMPORTERS:
+            given = [*node.args, *(word.value for word in node.keywords if word.arg == "name")][:1]
+            names = [value.value for value in given if isinstance(value, ast.Constant) and isinstance(value.value, str)]
+            yield (names[0] if names else ""), node.lineno
+
+
+def _prints(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Calls that write to standard output or standard error, outside an `if __name__ == "__main__"` block."""
+    pending: list[ast.AST] = [tree]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.If) and "__name__" in ast.unparse(node.test):
+            pending.extend(node.orelse)
+            continue
+        pending.extend(ast.iter_child_nodes(node))
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name | ast.Attribute):
+            continue
+        called = ast.unparse(node.func)
+        if called in _PRINTERS:
+            targets = [ast.unparse(word.value) for word in node.keywords if word.arg in ("file", "stream")]
+            if not targets or targets[0].startswith(_STANDARD_STREAMS):
+                yield called, node.lineno
+        elif (
+            called in _LOGGERS
+            or called.startswith(_STANDARD_STREAMS)
+            or (called == "os.write" and node.args and ast.unparse(node.args[0]) in ("1", "2"))
+        ):
+            yield called, node.lineno
+
+
+def _name(node: ast.expr) -> str:
+    if isinstance(node, ast.Name):
+        return node.id
+    return node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def _literals(tree: ast.Module) -> Iterator[Any]:
+    """Top-level data: `NAME = <literal>`, and the literal first argument of calls such as `json.loads("...")`."""
+    for node in tree.body:
+        value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
+        while isinstance(value, ast.Call) and value.args:
+            value = value.args[0]
+        literal = None if value is None else _literal(value)
+        if literal is not None:
+            yield literal
+
+
+def _literal(node: ast.expr) -> Any:
+    """The value of a literal expression, None for a computed one."""
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        return None
