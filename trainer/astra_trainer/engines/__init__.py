@@ -1,0 +1,1 @@
+"""What updates the weights: `embedded` (one process, one device). Each needs the extra `trainer`."""
