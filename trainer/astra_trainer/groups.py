@@ -1,0 +1,131 @@
+"""Groups of rollouts of one prompt, many groups at once.
+
+A group that the infrastructure failed is excluded and counted, never scored.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from astra_api.records import Record, Reject, Trajectory
+from astra_sandbox.interface import Sandbox, SandboxError
+from astra_trainer.chat import ChatFormat
+from astra_trainer.generation import Generator
+from astra_trainer.rollout import (
+    Episode,
+    Place,
+    PromptTooLong,
+    RolloutSettings,
+    episode_prompt,
+    run_rollout,
+    session_limits,
+)
+
+
+class Group(Record):
+    """The rollouts of one prompt, in order of their index."""
+
+    trajectories: tuple[Trajectory, ...]
+
+    @property
+    def rewards(self) -> tuple[float, ...]:
+        return tuple(trajectory.reward.value for trajectory in self.trajectories)
+
+
+@dataclass(frozen=True)
+class GroupRequest:
+    """Asks for `size` rollouts of one episode at `place` (its index is counted from 0)."""
+
+    episode: Episode
+    place: Place
+    size: int
+
+
+@dataclass(frozen=True)
+class GroupResults:
+    """What came of a batch of requests, in the order of the requests."""
+
+    groups: list[Group]
+    excluded: list[Reject]
+
+
+async def roll_out_groups(
+    requests: Sequence[GroupRequest],
+    *,
+    sandbox: Sandbox,
+    generator: Generator,
+    chat: ChatFormat,
+    settings: RolloutSettings,
+    concurrency: int = 32,
+) -> GroupResults:
+    """Rolls out every request, at most `concurrency` groups at a time.
+
+    A trajectory is a function of its request, not of what runs beside it. A running group holds `size` sessions and up
+    to as many again for mixed-in tools: choose `concurrency` so that they fit the sandboxes' capacity. A request that
+    fails with a SandboxError or PromptTooLong is listed in `excluded` with its reason. Raises SandboxError when every
+    request failed in the sandbox: with nothing left to train on, going on would hide an outage.
+    """
+    gate = asyncio.Semaphore(concurrency)
+
+    async def one(request: GroupRequest) -> Group | SandboxError | PromptTooLong:
+        async with gate:
+            try:
+                return await _roll_out(request, sandbox, generator, chat, settings)
+            except (SandboxError, PromptTooLong) as error:
+                return error
+
+    async with _UnwrappingTasks() as tasks:
+        running = [tasks.create_task(one(request)) for request in requests]
+    results = [task.result() for task in running]
+    failures = [result for result in results if not isinstance(result, Group)]
+    outages = [failure for failure in failures if isinstance(failure, SandboxError)]
+    if outages and len(outages) == len(results):
+        raise outages[0]
+    excluded = [
+        Reject(name=request.episode.name, stage="rollout", reason=type(failure).__name__, message=str(failure))
+        for request, failure in zip(requests, results, strict=True)
+        if not isinstance(failure, Group)
+    ]
+    return GroupResults(groups=[result for result in results if isinstance(result, Group)], excluded=excluded)
+
+
+async def _roll_out(
+    request: GroupRequest, sandbox: Sandbox, generator: Generator, chat: ChatFormat, settings: RolloutSettings
+) -> Group:
+    episode, place = request.episode, request.place
+    prompt = episode_prompt(episode, chat, settings)
+    environment = episode.environment
+    sessions = await sandbox.open_sessions(
+        environment.toolset, request.size, seed=place.session_seed, limits=session_limits(environment)
+    )
+    try:
+        async with _UnwrappingTasks() as tasks:
+            running = [
+                tasks.create_task(
+                    run_rollout(
+                        episode,
+                        place=replace(place, index=index),
+                        session=session,
+                        sandbox=sandbox,
+                        generator=generator,
+                        chat=chat,
+                        settings=settings,
+                        prompt=prompt,
+                    )
+                )
+                for index, session in enumerate(sessions)
+            ]
+    finally:
+        for session in sessions:
+            await session.close()
+    return Group(trajectories=tuple(task.result() for task in running))
+
+
+class _UnwrappingTasks(asyncio.TaskGroup):
+    """A TaskGroup that raises the first failure itself: callers see the sandbox's error tree, not a group of it."""
+
+    async def __aexit__(self, *details: object) -> None:
+        try:
+            await super().__aexit__(*details)  # type: ignore[arg-type]
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
