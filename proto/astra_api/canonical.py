@@ -54,11 +54,13 @@ def _checked(value: Any, depth: int) -> Any:
         return value
     if isinstance(value, int):
         if abs(value) > MAX_INTEGER:
-            raise NotCanonicalError(f"integer {str(value)[:40]} is beyond 2^53")
-        return value
+            raise NotCanonicalError("an integer beyond 2^53")
+        return float(value)  # `1` equals `1.0`: one number type, written one way
     if isinstance(value, float):
         if value != value or value in (float("inf"), float("-inf")):
             raise NotCanonicalError(f"{value} is not a JSON number")
+        if MAX_INTEGER < abs(value) < 1e21 and value.is_integer():  # would be written like an integer
+            raise NotCanonicalError("an integer beyond 2^53")
         return value
     if isinstance(value, list | tuple):
         return [_checked(item, depth + 1) for item in value]

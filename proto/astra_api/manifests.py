@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from astra_api.environment import Environment
+from astra_api.errors import BadInput
 from astra_api.resource import API_VERSION, GROUP
 from astra_api.synthesis_run import SynthesisRun
 from astra_api.training_run import TrainingRun
@@ -37,7 +38,7 @@ class Manifest:
     resource: AnyResource
 
 
-class ManifestError(ValueError):
+class ManifestError(BadInput):
     """A file or document that cannot be used. `field` is a path such as `spec.steps[1].answer`, or empty."""
 
     def __init__(self, file: Path, document: int | None, field: str, message: str) -> None:
@@ -134,9 +135,13 @@ def _validate(file: Path, number: int, prefix: str, value: dict[str, Any]) -> It
         hint = f"one of {', '.join(KINDS)}" if kind is None else API_VERSION
         yield ManifestError(file, number, prefix + missing, f"required field is missing: add it ({hint})")
     elif value["apiVersion"] != API_VERSION:
-        yield ManifestError(file, number, prefix + "apiVersion", f"must be {API_VERSION}, not {_described(value['apiVersion'])}")
+        yield ManifestError(
+            file, number, prefix + "apiVersion", f"must be {API_VERSION}, not {_described(value['apiVersion'])}"
+        )
     elif not isinstance(kind, str) or kind not in KINDS:
-        yield ManifestError(file, number, prefix + "kind", f"{_described(kind)} is none of {', '.join(KINDS)}{_nearest(kind, KINDS)}")
+        yield ManifestError(
+            file, number, prefix + "kind", f"{_described(kind)} is none of {', '.join(KINDS)}{_nearest(kind, KINDS)}"
+        )
     else:
         try:
             yield Manifest(file, number, KINDS[kind].model_validate(value))
@@ -180,7 +185,9 @@ def _siblings(model: type[BaseModel], loc: tuple[int | str, ...]) -> set[str]:
                 current = field.annotation
                 break
         else:
-            tagged = [o for o in options if "type" in o.model_fields and key in get_args(o.model_fields["type"].annotation)]
+            tagged = [
+                o for o in options if "type" in o.model_fields and key in get_args(o.model_fields["type"].annotation)
+            ]
             current = tagged[0] if tagged else current
     return set().union(*(_field_names(option) for option in _models(current)))
 

@@ -9,15 +9,19 @@ from pydantic.alias_generators import to_camel
 from astra_api.canonical import canonical_json
 
 GROUP = "astra.farm"
-VERSION = "v1alpha1"
-API_VERSION = f"{GROUP}/{VERSION}"
+API_VERSION: Literal["astra.farm/v1alpha1"] = "astra.farm/v1alpha1"
 
 
 class Resource(BaseModel):
     """Base of everything in a manifest: camelCase, frozen, closed, and as strict about types as the API server."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, alias_generator=to_camel, validate_by_name=True, validate_by_alias=True
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
     )
 
 
@@ -44,9 +48,13 @@ def _check_labels(labels: dict[str, str]) -> dict[str, str]:
     for key, value in labels.items():
         prefix, slash, name = key.rpartition("/")
         if not _LABEL_NAME.fullmatch(name) or (slash and not re.fullmatch(_NAME, prefix)):
-            raise ValueError(f"label key {key!r} is not a Kubernetes label key ([prefix/]name, name of at most 63 letters)")
+            raise ValueError(
+                f"label key {key!r} is not a Kubernetes label key ([prefix/]name, name of at most 63 letters)"
+            )
         if not _LABEL_VALUE.fullmatch(value):
-            raise ValueError(f"label {key}: value {value!r} is not a Kubernetes label value (at most 63 of A-Za-z0-9-_.)")
+            raise ValueError(
+                f"label {key}: value {value!r} is not a Kubernetes label value (at most 63 of A-Za-z0-9-_.)"
+            )
     return labels
 
 

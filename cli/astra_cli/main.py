@@ -1,0 +1,56 @@
+"""The `astra` command line: registers the commands and turns what went wrong into an exit code.
+
+Exit codes everywhere: 0 done, 1 ran and failed (or rejected something), 2 bad input or usage, 130 interrupted.
+"""
+
+import sys
+
+import click
+import typer
+
+from astra_api.errors import BadInput
+from astra_cli import demo, env, synth, train
+from astra_sandbox.interface import SandboxError
+
+app = typer.Typer(
+    name="astra",
+    help="The farm in which tool-using language-model agents are made: environments, sandboxes, SFT and online RL.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command("demo")(demo.demo)
+app.command("train")(train.train)
+app.command("synth")(synth.synth)
+app.add_typer(env.app, name="env")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line and exits."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command; the exit code. The only place where errors end: bad input prints without a traceback."""
+    command = typer.main.get_command(app)
+    try:
+        result = command.main(args=arguments, prog_name="astra", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 2
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except SandboxError as error:
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
