@@ -65,7 +65,10 @@ class RolloutSettings:
 
 @dataclass(frozen=True)
 class Place:
-    """Where in a run a rollout stands. With `seed`, all that its randomness depends on."""
+    """Where in a run a rollout stands: with `seed`, all that its randomness depends on.
+
+    Held-out rollouts draw the same randomness at every checkpoint, so that checkpoints differ by their weights alone.
+    """
 
     stage: Stage
     step: int
@@ -75,12 +78,18 @@ class Place:
     seed: int = 0
 
     def turn_seed(self, turn: int) -> int:
-        return derive_seed(self.seed, self.stage, self.split, self.step, self.group, self.index, turn)
+        """The sampler's seed for a turn."""
+        return derive_seed(*self._group_key, self.index, turn)
 
     @property
     def session_seed(self) -> int:
         """The seed of the sandbox sessions: one for a whole group, so that its rollouts differ by the policy alone."""
-        return derive_seed(self.seed, "session", self.stage, self.split, self.step, self.group)
+        return derive_seed(*self._group_key, "session")
+
+    @property
+    def _group_key(self) -> tuple[int | str, ...]:
+        checkpoint = () if self.split == "holdout" else (self.stage, self.step)
+        return (self.seed, self.split, *checkpoint, self.group)
 
 
 class EpisodeSessions:

@@ -1,0 +1,211 @@
+"""Expert trajectories, made by executing gold steps in a real sandbox.
+
+Steps that do not depend on each other are called in one turn, dependent ones in later turns; the last turn answers. A
+seeded share holds an injected error that the expert recovers from. What the expert says, and nothing else, is trained
+on; a mistake that was injected into what it says is context, not a lesson.
+"""
+
+import asyncio
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from astra_api.canonical import NotCanonicalError, parse_json
+from astra_api.environment import Environment, Step
+from astra_api.graph import levels
+from astra_api.records import ToolCall, ToolError, ToolErrorKind, ToolOutcome, ToolResult, Trajectory
+from astra_sandbox.interface import Sandbox
+from astra_trainer.chat import ChatFormat
+from astra_trainer.rollout import Episode, EpisodeSessions, Place, Transcript, session_limits
+from astra_trainer.seeds import derive_seed
+
+
+class GoldMismatch(ValueError):
+    """A gold call did not give its gold answer: the environment must be verified again, never trained on."""
+
+
+@dataclass(frozen=True)
+class DemonstrationSettings:
+    """`recoveries`: the share of demonstrations with one injected error (METHOD: 20%)."""
+
+    recoveries: float = 0.2
+
+
+TRANSIENT_FAILURES = (
+    ToolError(kind=ToolErrorKind.TIMED_OUT, message="no answer within the time limit; try again"),
+    ToolError(kind=ToolErrorKind.RAISED, message="ConnectionError: service unreachable; try again"),
+)
+INJECTED = "injected"  # prefix of the call ids of failures that no sandbox gave: a replay leaves them out
+
+
+async def demonstrate_all(
+    episodes: Sequence[Episode],
+    *,
+    sandbox: Sandbox,
+    chat: ChatFormat,
+    settings: DemonstrationSettings,
+    seed: int,
+    concurrency: int = 16,
+) -> list[Trajectory]:
+    """One demonstration an episode, in order. Raises GoldMismatch and SandboxError: a data set is whole or not made."""
+    gate = asyncio.Semaphore(concurrency)
+
+    async def one(number: int, episode: Episode) -> Trajectory:
+        async with gate:
+            place = Place(stage="sft", step=0, group=number, seed=seed)
+            return await demonstrate(episode, sandbox=sandbox, chat=chat, settings=settings, place=place)
+
+    running = [asyncio.ensure_future(one(number, episode)) for number, episode in enumerate(episodes)]
+    try:
+        return list(await asyncio.gather(*running))
+    finally:
+        for task in running:
+            task.cancel()
+
+
+async def demonstrate(
+    episode: Episode, *, sandbox: Sandbox, chat: ChatFormat, settings: DemonstrationSettings, place: Place
+) -> Trajectory:
+    """One expert trajectory: a function of (episode, settings, place).
+
+    Raises GoldMismatch, naming environment and step, and SandboxError.
+    """
+    environment = episode.environment
+    opened = await sandbox.open_sessions(
+        environment.toolset, 1, seed=place.session_seed, limits=session_limits(environment)
+    )
+    sessions = EpisodeSessions(episode, opened[0], sandbox, place.session_seed)
+    try:
+        return await _Expert(episode, chat, sessions, place, settings).trajectory()
+    finally:
+        await sessions.close()
+        await opened[0].close()
+
+
+@dataclass(frozen=True)
+class _Move:
+    """One call of the expert: the gold call, the gold call that a failure strikes, or one broken on purpose."""
+
+    step: Step
+    call: ToolCall
+    failure: ToolError | None = None
+    broken: bool = False
+
+
+class _Expert:
+    """Plays one episode by its gold steps."""
+
+    def __init__(
+        self,
+        episode: Episode,
+        chat: ChatFormat,
+        sessions: EpisodeSessions,
+        place: Place,
+        settings: DemonstrationSettings,
+    ):
+        self._environment = episode.environment
+        self._chat = chat
+        self._sessions = sessions
+        self._place = place
+        self._transcript = Transcript(chat, episode, chat.prompt(episode.messages, episode.tools))
+        self._rng = random.Random(derive_seed(place.seed, "demonstration", place.step, place.group, place.index))
+        steps = [step.id for step in self._environment.spec.tool_steps]
+        recovers = self._rng.random() < settings.recoveries and bool(steps)
+        self._struck = self._rng.choice(steps) if recovers else None  # the step whose first call fails
+
+    async def trajectory(self) -> Trajectory:
+        for level in levels(self._environment.spec.steps):
+            moves = [self._move(step) for step in level if step.call is not None]
+            if moves:
+                await self._turn(moves)
+            if again := [_Move(move.step, gold_call(move.step)) for move in moves if move.failure or move.broken]:
+                await self._turn(again)
+        self._say(answer_text(self._environment))
+        finished = self._transcript.finish(self._place, self._sessions.log, "answered", "f1", sampled=False)
+        if finished.reward.recall < 1.0:
+            unsolved = {step.id for step in self._environment.spec.tool_steps} - set(finished.reward.solved)
+            raise GoldMismatch(f"{self._environment.name}: the gold calls leave steps {sorted(unsolved)} unsolved")
+        return finished
+
+    def _move(self, step: Step) -> _Move:
+        call = gold_call(step)
+        if step.id != self._struck:
+            return _Move(step, call)
+        wrong = invalid_calls(step, self._environment)
+        if wrong and self._rng.random() < 0.5:
+            return _Move(step, self._rng.choice(wrong), broken=True)
+        return _Move(step, call, failure=self._rng.choice(TRANSIENT_FAILURES))
+
+    async def _turn(self, moves: Sequence[_Move]) -> None:
+        turn = self._transcript.turns
+        self._say("", [move.call for move in moves], trained=not any(move.broken for move in moves))
+        outcomes = [await self._run(move, f"{turn}-{number}") for number, move in enumerate(moves)]
+        self._transcript.add_responses([outcome.observation() for outcome in outcomes])
+
+    async def _run(self, move: _Move, call_id: str) -> ToolOutcome:
+        if move.failure is not None:
+            self._sessions.record(move.call, f"{INJECTED}-{call_id}", move.failure)
+            return move.failure
+        outcome = await self._sessions.call(move.call, call_id)
+        where = f"{self._environment.name}: step {move.step.id}"
+        if move.broken:
+            if not isinstance(outcome, ToolError):
+                raise GoldMismatch(f"{where}: the sandbox accepts arguments outside the schema of {move.call.tool}")
+            return outcome
+        if isinstance(outcome, ToolError):
+            raise GoldMismatch(f"{where}: the gold call fails with {outcome.kind}: {outcome.message}")
+        if not _answers(move.step, outcome):
+            gold = json.dumps(move.step.answer, ensure_ascii=False)
+            raise GoldMismatch(
+                f"{where}: the gold call returns {outcome.json_text[:200]}, not the gold answer {gold[:200]} "
+                f"(match: {move.step.match})"
+            )
+        return outcome
+
+    def _say(self, content: str, calls: Sequence[ToolCall] = (), *, trained: bool = True) -> None:
+        tokens = self._chat.assistant_turn(content, calls)
+        self._transcript.add_turn(tokens, [0.0] * len(tokens), trained=trained)
+
+
+def gold_call(step: Step) -> ToolCall:
+    """The call that answers a step that needs a tool."""
+    if step.call is None:
+        raise ValueError(f"step {step.id} needs no tool")
+    return ToolCall(tool=step.call.tool, arguments_json=json.dumps(step.call.arguments, ensure_ascii=False))
+
+
+def invalid_calls(step: Step, environment: Environment) -> list[ToolCall]:
+    """Plausible mistakes in a step's gold call, each sure to break the tool's schema (so no tool runs on them).
+
+    A required argument left out, under a misspelt name, or of another type.
+    """
+    call = step.call
+    tool = next((tool for tool in environment.spec.tools if call is not None and tool.name == call.tool), None)
+    if call is None or tool is None:
+        return []
+    required = [name for name in tool.parameters.get("required") or [] if name in call.arguments]
+    variants: list[dict[str, Any]] = []
+    for name in required:
+        rest = {key: value for key, value in call.arguments.items() if key != name}
+        variants.append(rest)
+        variants.append({key + "_" if key == name else key: value for key, value in call.arguments.items()})
+        schema = (tool.parameters.get("properties") or {}).get(name)
+        if isinstance(schema, dict) and schema.get("type") in ("string", "integer", "number"):
+            variants.append({**call.arguments, name: [call.arguments[name]]})
+    return [ToolCall(tool=call.tool, arguments_json=json.dumps(each, ensure_ascii=False)) for each in variants]
+
+
+def answer_text(environment: Environment) -> str:
+    """The expert's last turn: a sentence in English, the bare answer in any other language."""
+    answer = environment.spec.answer
+    text = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+    return f"The answer is {text}." if environment.spec.language.split("-")[0] == "en" else text
+
+
+def _answers(step: Step, outcome: ToolResult) -> bool:
+    try:
+        return step.matches(parse_json(outcome.json_text))
+    except NotCanonicalError:
+        return False

@@ -1,0 +1,78 @@
+"""Held-out evaluation: rollouts in environments that were never trained on, and the means of what they earned."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from astra_api.environment import Environment
+from astra_api.records import Reject, Trajectory
+from astra_sandbox.interface import Sandbox
+from astra_trainer.chat import ChatFormat
+from astra_trainer.generation import Generator
+from astra_trainer.groups import GroupRequest, roll_out_groups
+from astra_trainer.mixing import ToolMixer
+from astra_trainer.rollout import Place, RolloutSettings, Stage
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Means over all trajectories; a domain's F1 over its own. `excluded`: environments that the sandbox failed."""
+
+    f1: float
+    recall: float
+    precision: float
+    calls: float  # tool calls a rollout
+    domain_f1: dict[str, float]
+    trajectories: list[Trajectory]
+    excluded: list[Reject]
+
+
+async def evaluate(
+    environments: Sequence[Environment],
+    *,
+    stage: Stage,
+    step: int,
+    samples: int,
+    seed: int,
+    mixer: ToolMixer,
+    sandbox: Sandbox,
+    generator: Generator,
+    chat: ChatFormat,
+    settings: RolloutSettings,
+    concurrency: int = 32,
+) -> Evaluation:
+    """Rolls out each environment `samples` times under `settings` (temperature 0: greedy).
+
+    The mixed-in tools and the sampling seeds do not depend on `stage` or `step`, so that checkpoints are compared on
+    equal prompts. Raises ValueError without environments, and SandboxError when the sandbox failed all of them.
+    """
+    if not environments:
+        raise ValueError("no held-out environment to evaluate on")
+    requests = [
+        GroupRequest(
+            episode=mixer.episode(environment, seed=seed, index=number, step=0),
+            place=Place(stage=stage, step=step, group=number, split="holdout", seed=seed),
+            size=samples,
+        )
+        for number, environment in enumerate(environments)
+    ]
+    results = await roll_out_groups(
+        requests, sandbox=sandbox, generator=generator, chat=chat, settings=settings, concurrency=concurrency
+    )
+    if not results.groups:
+        raise ValueError(f"no held-out environment could be rolled out: {results.excluded[0].message}")
+    trajectories = [trajectory for group in results.groups for trajectory in group.trajectories]
+    rewards = [trajectory.reward for trajectory in trajectories]
+    domains = sorted({trajectory.domain for trajectory in trajectories})
+    return Evaluation(
+        f1=fmean(reward.f1 for reward in rewards),
+        recall=fmean(reward.recall for reward in rewards),
+        precision=fmean(reward.precision for reward in rewards),
+        calls=fmean(reward.calls for reward in rewards),
+        domain_f1={
+            domain: fmean(trajectory.reward.f1 for trajectory in trajectories if trajectory.domain == domain)
+            for domain in domains
+        },
+        trajectories=trajectories,
+        excluded=results.excluded,
+    )
