@@ -1,4 +1,4 @@
-"""What a rollout asks of a policy: the next tokens after a context. Free of torch, so that the data side imports it alone."""
+"""What a rollout asks of a policy: the next tokens after a context. Free of torch: the data side imports it alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

