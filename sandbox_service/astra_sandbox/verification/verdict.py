@@ -55,6 +55,7 @@ class Reason(StrEnum):
     # deterministic
     NON_DETERMINISTIC = "NonDeterministic"  # seed, hash seed, clock or working directory change the answer
     KEEPS_STATE = "KeepsState"  # declared stateless, yet an earlier call changes the answer
+    ORDER_DEPENDENT = "OrderDependent"  # stateful, and steps that do not depend on each other do
     # nonConstant
     CONSTANT_TOOL = "ConstantTool"  # answers gold whatever the arguments
     ECHOES_ARGUMENT = "EchoesArgument"  # answers with its own argument: the caller must know the answer already

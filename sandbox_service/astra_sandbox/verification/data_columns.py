@@ -1,0 +1,110 @@
+"""The columns of the data that a source holds, read without running it.
+
+A perturbed argument tells most when the tool knows it: another city, not nonsense. The value `Paris` stands in some
+column of the source's data (the keys of a dict, a list, a field of the rows of a table, embedded JSON or CSV); its
+neighbours there are such values.
+"""
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+from astra_sandbox.verification.python_source import PythonSource, read_source
+
+Scalar = str | int | float
+_MAX_CELLS = 200_000
+_MAX_TEXT = 200  # longer texts are prose, not values
+_SEPARATORS = ("\t", ";", "|", ",")
+
+
+class DataColumns:
+    """Finds the neighbours of a value."""
+
+    def __init__(self, source: PythonSource) -> None:
+        self._columns: list[list[Scalar]] = []
+        self._homes: dict[Scalar, list[int]] = {}
+        cells = 0
+        for literal in source.literals:
+            for column in _columns(literal):
+                cells += len(column)
+                if cells > _MAX_CELLS:
+                    return
+                for value in column:
+                    self._homes.setdefault(_folded(value), []).append(len(self._columns))
+                self._columns.append(column)
+
+    def neighbours(self, value: Scalar, count: int, seed: str) -> list[Scalar]:
+        """Up to `count` other values of the columns that hold `value`, of its type; drawn with `seed`."""
+        pool: dict[Scalar, Scalar] = {}
+        for home in dict.fromkeys(self._homes.get(_folded(value), ())):
+            pool.update({_folded(other): other for other in self._columns[home] if type(other) is type(value)})
+        pool.pop(_folded(value), None)
+        found = list(pool.values())
+        return random.Random(seed).sample(found, min(count, len(found)))
+
+
+@lru_cache(maxsize=64)
+def columns_of(text: str) -> DataColumns:
+    """The columns of a module's text. Raises SourceInvalid. Cached: many environments share one source."""
+    return DataColumns(read_source(text))
+
+
+def _folded(value: Scalar) -> Scalar:
+    return value.strip().casefold() if isinstance(value, str) else value
+
+
+def _columns(data: Any) -> Iterator[list[Scalar]]:
+    """The columns of one literal, embedded text included. A row is a list, tuple or dict among several alike."""
+    pending: list[Any] = [data]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, str) and len(value) > _MAX_TEXT:
+            table = _embedded(value)
+            if table is not None:
+                pending.append(table)
+        elif isinstance(value, dict):
+            yield _scalars(list(value))
+            yield from _fields(list(value.values()))
+            pending.extend(item for item in value.values() if not _scalar(item))
+        elif isinstance(value, list | tuple | set | frozenset):
+            items = sorted(value, key=repr) if isinstance(value, set | frozenset) else list(value)
+            yield _scalars(items)
+            yield from _fields(items)
+            pending.extend(item for item in items if not _scalar(item))
+
+
+def _fields(rows: Sequence[Any]) -> Iterator[list[Scalar]]:
+    """The scalar fields of rows, one column a position or a key."""
+    columns: dict[Any, list[Any]] = {}
+    for row in rows:
+        cells = row.items() if isinstance(row, dict) else enumerate(row) if isinstance(row, list | tuple) else ()
+        for key, cell in cells:
+            columns.setdefault(key, []).append(cell)
+    for column in columns.values():
+        yield _scalars(column)
+
+
+def _scalar(value: Any) -> bool:
+    return (
+        isinstance(value, bool | int | float) or value is None or (isinstance(value, str) and len(value) <= _MAX_TEXT)
+    )
+
+
+def _scalars(values: Sequence[Any]) -> list[Scalar]:
+    return [value for value in values if _scalar(value) and value is not None and not isinstance(value, bool)]
+
+
+def _embedded(text: str) -> Any:
+    """What a long text holds: JSON, or the rows of a separated table; None for prose."""
+    if text.lstrip()[:1] in ("[", "{"):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+    lines = text.strip().splitlines()
+    separator = next((mark for mark in _SEPARATORS if mark in lines[0]), None) if lines else None
+    if separator is None or len(lines) < 2:
+        return None
+    return [[cell.strip().strip('"') for cell in line.split(separator)] for line in lines]

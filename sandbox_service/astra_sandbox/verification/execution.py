@@ -1,0 +1,295 @@
+"""The checks that run gold calls: gold, deterministic, nonConstant, assembled. All of it in sandbox sessions.
+
+A check that fails ends the trial: what comes after it would only repeat the fault. SandboxError passes through: it is
+the infrastructure's failure, never a finding.
+"""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from astra_api.canonical import NotCanonicalError, canonical_json, parse_json
+from astra_api.environment import Environment, Step
+from astra_api.graph import levels
+from astra_api.records import SessionLimits, ToolError, ToolErrorKind, ToolOutcome, ToolResult, Toolset
+from astra_api.resource import quantity
+
+from astra_sandbox.interface import Sandbox, Session, ToolsetRejected
+from astra_sandbox.verification.artifact import NotReproducible, reloaded
+from astra_sandbox.verification.constancy import Constancy
+from astra_sandbox.verification.data_columns import columns_of
+from astra_sandbox.verification.perturbation import Perturbation, leaves, perturbations
+from astra_sandbox.verification.tools import compile_schema
+from astra_sandbox.verification.verdict import SANDBOX_CHECKS, Finding, Reason
+
+SEED, OTHER_SEED = 0, 1
+VARIANT, OTHER_VARIANT = 0, 1
+_STATEFUL_PERTURBATIONS = 4  # a fresh session each
+_UNEXPECTED = "zzvk_unexpected"
+_SHOWN = 200
+
+_REASONS = {
+    ToolErrorKind.UNKNOWN_TOOL: (Reason.TOOL_NOT_DEFINED, "define the tool as a function of the source"),
+    ToolErrorKind.INVALID_ARGUMENTS: (Reason.ARGUMENTS_INVALID, "give arguments that satisfy the tool's parameters"),
+    ToolErrorKind.RAISED: (Reason.TOOL_RAISED, "return the answer for these arguments"),
+    ToolErrorKind.TIMED_OUT: (Reason.TOOL_TIMED_OUT, "make it faster, or raise spec.sandbox.timeoutSeconds"),
+    ToolErrorKind.OUT_OF_MEMORY: (Reason.TOOL_OUT_OF_MEMORY, "make it smaller, or raise spec.sandbox.memory"),
+    ToolErrorKind.OUTPUT_TOO_LARGE: (Reason.OUTPUT_TOO_LARGE, "return less"),
+}
+
+
+@dataclass(frozen=True)
+class GoldCall:
+    """The gold call of one step; `index` is the step's place in spec.steps."""
+
+    index: int
+    step: Step
+    tool: str
+    arguments: dict[str, Any]
+
+    @property
+    def field(self) -> str:
+        return f"spec.steps[{self.index}].call"
+
+    async def run(self, session: Session) -> ToolOutcome:
+        return await session.call(self.tool, canonical_json(self.arguments).decode())
+
+
+class Failed(Exception):
+    """A check found something; ends the trial."""
+
+    def __init__(self, check: str, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.finding = Finding(check, reason, message)
+
+
+class Trial:
+    """One environment in the sandbox. `run` gives the checks that passed and what ended it."""
+
+    def __init__(self, environment: Environment, sandbox: Sandbox) -> None:
+        self._environment, self._sandbox = environment, sandbox
+        self._toolset = environment.toolset
+        self._stateful = environment.spec.state == "stateful"
+        wanted = environment.spec.sandbox
+        self._limits = SessionLimits(call_seconds=wanted.timeout_seconds, memory_bytes=int(quantity(wanted.memory)))
+        self._calls = [
+            GoldCall(index, step, step.call.tool, step.call.arguments)
+            for index, step in enumerate(environment.spec.steps)
+            if step.call is not None
+        ]
+        self.passed: list[str] = []
+
+    async def run(self) -> Finding | None:
+        """Runs the checks in order until one fails; `passed` holds those that did not. Raises SandboxError."""
+        checks = (self._gold, self._deterministic, self._non_constant, self._assembled)
+        self._expected: dict[int, str] = {}
+        for name, check in zip(SANDBOX_CHECKS, checks, strict=True):
+            try:
+                await check()
+            except Failed as failure:
+                return failure.finding
+            except ToolsetRejected as rejection:
+                message = f"spec.source: {rejection}; make it load in a fresh Python process"
+                return Finding(name, Reason.SOURCE_FAILS_TO_LOAD, message)
+            self.passed.append(name)
+        return None
+
+    @asynccontextmanager
+    async def _session(
+        self, toolset: Toolset | None = None, seed: int = SEED, variant: int = VARIANT
+    ) -> AsyncIterator[Session]:
+        (session,) = await self._sandbox.open_sessions(
+            toolset or self._toolset, 1, seed=seed, limits=self._limits, variant=variant
+        )
+        try:
+            yield session
+        finally:
+            await session.close()
+
+    async def _gold(self) -> None:
+        async with self._session() as session:
+            for call in self._calls_as_listed():
+                outcome = await call.run(session)
+                _require_gold("gold", call, outcome)
+                assert isinstance(outcome, ToolResult)
+                self._expected[call.index] = outcome.json_text
+            if not self._stateful:
+                await self._require_same(session, self._calls, Reason.KEEPS_STATE, "when called again in its session")
+
+    async def _deterministic(self) -> None:
+        async with self._session(seed=OTHER_SEED, variant=OTHER_VARIANT) as session:
+            calls = self._calls_as_listed() if self._stateful else self._calls[::-1]
+            elsewhere = "in a fresh session with another seed, hash seed, clock and working directory"
+            await self._require_same(session, calls, Reason.NON_DETERMINISTIC, elsewhere)
+        by_level = self._calls_by_level()
+        if self._stateful and by_level != self._calls_as_listed():
+            async with self._session() as session:
+                order = "when independent steps run in another order (declare the order in dependsOn)"
+                await self._require_same(session, by_level, Reason.ORDER_DEPENDENT, order)
+
+    async def _require_same(self, session: Session, calls: Sequence[GoldCall], reason: Reason, when: str) -> None:
+        for call in calls:
+            outcome = await call.run(session)
+            if isinstance(outcome, ToolResult) and outcome.json_text == self._expected[call.index]:
+                continue
+            if isinstance(outcome, ToolError) and outcome.kind in (
+                ToolErrorKind.TIMED_OUT,
+                ToolErrorKind.OUT_OF_MEMORY,
+            ):
+                _require_gold("deterministic", call, outcome)
+            wanted = (
+                "keep no state" if reason is Reason.KEEPS_STATE else "compute the answer from arguments and data alone"
+            )
+            raise Failed(
+                "deterministic",
+                reason,
+                f"{call.field}: {call.tool} answers {_short(self._expected[call.index])}, but "
+                f"{_short(outcome.observation())} {when}; {wanted}",
+            )
+
+    async def _assembled(self) -> None:
+        try:
+            again = reloaded(self._environment)
+        except NotReproducible as error:
+            raise Failed("assembled", Reason.NOT_REPRODUCIBLE, str(error)) from None
+        async with self._session(again.toolset, seed=OTHER_SEED + 1) as session:
+            for call in self._calls_as_listed():
+                _require_gold("assembled", call, await call.run(session))
+
+    async def _non_constant(self) -> None:
+        if self._stateful:
+            for position, call in enumerate(self._calls_as_listed()):
+                await self._perturb_stateful(position, call)
+        else:
+            async with self._session() as session:
+                for call in self._calls:
+                    judge = Constancy(call.step, stateful=False)
+                    for perturbation in self._perturbations(call):
+                        if judge.wants(perturbation):
+                            judge.add(perturbation, await _perturbed(session, call, perturbation.arguments))
+                    _require_not_constant(call, judge)
+        await self._refuse_unexpected()
+
+    async def _perturb_stateful(self, position: int, call: GoldCall) -> None:
+        """Perturbs one call in a session that made the gold calls before it; later calls may show the difference."""
+        calls = self._calls_as_listed()
+        judge = Constancy(call.step, stateful=True)
+        known_first = sorted(self._perturbations(call), key=lambda perturbation: perturbation.kind == "unknown")
+        for perturbation in known_first[:_STATEFUL_PERTURBATIONS]:
+            if judge.wants(perturbation):
+                async with self._session() as session:
+                    for earlier in calls[:position]:
+                        await earlier.run(session)
+                    outcome = await _perturbed(session, call, perturbation.arguments)
+                    judge.add(perturbation, outcome, await self._changes(session, calls[position + 1 :]))
+        if judge.trials:
+            _require_not_constant(call, judge)
+        elif not await self._depends_on_state(calls, position):
+            problem = "takes no arguments and answers the same in every state; compute its answer from something"
+            raise Failed("nonConstant", Reason.CONSTANT_TOOL, f"{call.field}: {call.tool} {problem}")
+
+    async def _depends_on_state(self, calls: Sequence[GoldCall], position: int) -> bool:
+        """Whether a call without arguments answers otherwise before or after the other calls, or changes those."""
+        call = calls[position]
+        async with self._session() as session:
+            if await self._changes(session, [call]):
+                return True
+        async with self._session() as session:
+            return await self._changes(session, [*calls[:position], *calls[position + 1 :], call, call])
+
+    async def _changes(self, session: Session, calls: Sequence[GoldCall]) -> bool:
+        """Whether any of the calls answers otherwise than it did among the gold calls."""
+        for call in calls:
+            outcome = await call.run(session)
+            if not isinstance(outcome, ToolResult) or outcome.json_text != self._expected[call.index]:
+                return True
+        return False
+
+    async def _refuse_unexpected(self) -> None:
+        """An argument that no tool knows gives an error, unless the schema says that it takes any."""
+        tools = {tool.name: tool for tool in self._environment.spec.tools}
+        async with self._session() as session:
+            for call in {call.tool: call for call in self._calls}.values():
+                parameters = tools[call.tool].parameters
+                if parameters.get("additionalProperties", False) is not False or "patternProperties" in parameters:
+                    continue
+                outcome = await _perturbed(session, call, {**call.arguments, _UNEXPECTED: 1})
+                if isinstance(outcome, ToolResult):
+                    raise Failed(
+                        "nonConstant",
+                        Reason.ACCEPTS_UNKNOWN_ARGUMENTS,
+                        f"{call.field}: {call.tool} takes an argument that its parameters do not know; "
+                        "set additionalProperties: false",
+                    )
+
+    def _perturbations(self, call: GoldCall) -> list[Perturbation]:
+        spec = self._environment.spec
+        parameters = next(tool.parameters for tool in spec.tools if tool.name == call.tool)
+        siblings = [other.arguments for other in self._calls if other.tool == call.tool and other is not call]
+        columns = columns_of(self._toolset.source)
+
+        def neighbours(value: Any) -> list[Any]:
+            seed = f"{self._environment.digest}:{call.step.id}:{value!r}"
+            of_siblings = [other for given in siblings for path, other in leaves(given) if type(other) is type(value)]
+            return list(dict.fromkeys([*of_siblings, *columns.neighbours(value, 6, seed)]))
+
+        return perturbations(
+            parameters, call.arguments, compile_schema(parameters).is_valid, neighbours, self._environment.digest
+        )
+
+    def _calls_as_listed(self) -> list[GoldCall]:
+        """The gold calls in `steps` order where that respects the dependencies, else by topological level."""
+        seen: set[str] = set()
+        for step in self._environment.spec.steps:
+            if not seen.issuperset(step.depends_on):
+                return self._calls_by_level()
+            seen.add(step.id)
+        return self._calls
+
+    def _calls_by_level(self) -> list[GoldCall]:
+        by_id = {call.step.id: call for call in self._calls}
+        return [by_id[step.id] for level in levels(self._environment.spec.steps) for step in level if step.id in by_id]
+
+
+async def _perturbed(session: Session, call: GoldCall, arguments: dict[str, Any]) -> ToolOutcome:
+    try:
+        return await session.call(call.tool, canonical_json(arguments).decode())
+    except NotCanonicalError as error:
+        return ToolError(kind=ToolErrorKind.INVALID_ARGUMENTS, message=str(error))
+
+
+def _require_gold(check: str, call: GoldCall, outcome: ToolOutcome) -> None:
+    """Raises Failed unless the outcome answers the step."""
+    gold = _short(json.dumps(call.step.answer, ensure_ascii=False))
+    if isinstance(outcome, ToolError):
+        reason, fix = _REASONS[outcome.kind]
+        if outcome.kind is ToolErrorKind.RAISED and "what JSON cannot hold" in outcome.message:
+            reason, fix = Reason.RESULT_NOT_JSON, "return JSON values only"
+        elif outcome.kind is ToolErrorKind.RAISED and outcome.ended_process:
+            reason, fix = Reason.TOOL_ENDED_PROCESS, "return, and leave the process alone"
+        raise Failed(check, reason, f"{call.field}: {call.tool} failed: {_short(outcome.message)}; {fix}")
+    try:
+        value = parse_json(outcome.json_text)
+        canonical_json(value)
+    except NotCanonicalError as error:
+        raise Failed(
+            check, Reason.RESULT_NOT_JSON, f"{call.field}: {call.tool}: {error}; return JSON values only"
+        ) from None
+    if not call.step.matches(value):
+        message = (
+            f"{call.field}: {call.tool} answers {_short(outcome.json_text)}, not {gold} (match: {call.step.match}); "
+            f"mend the tool, its arguments or spec.steps[{call.index}].answer"
+        )
+        raise Failed(check, Reason.GOLD_MISMATCH, message)
+
+
+def _require_not_constant(call: GoldCall, judge: Constancy) -> None:
+    if verdict := judge.verdict():
+        reason, problem = verdict
+        raise Failed("nonConstant", reason, f"{call.field}: {call.tool} {problem}")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
