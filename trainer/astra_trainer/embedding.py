@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
-
 from astra_api.records import ToolSpec
+from numpy.typing import NDArray
 
 Vectors = NDArray[np.float32]  # (texts, dimensions)
 

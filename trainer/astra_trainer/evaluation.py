@@ -7,6 +7,7 @@ from statistics import fmean
 from astra_api.environment import Environment
 from astra_api.records import Reject, Trajectory
 from astra_sandbox.interface import Sandbox
+
 from astra_trainer.chat import ChatFormat
 from astra_trainer.generation import Generator
 from astra_trainer.groups import GroupRequest, roll_out_groups
