@@ -1,0 +1,1 @@
+"""The trusted side: it owns sessions, deadlines and outcomes, and believes nothing that a session says."""

@@ -1,0 +1,130 @@
+"""Where a zygote runs: in namespaces that bubblewrap makes, or as a bare process."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+import astra_sandbox
+
+_OWN = Path(astra_sandbox.__file__).parent
+_START = "import sys; sys.path.insert(0, sys.argv[1]); from astra_sandbox.worker.zygote import main; main(int(sys.argv[2]))"
+_SCRATCH_BYTES = 512 << 20
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How to start a zygote, and what the zygote must know about it."""
+
+    name: str  # namespaces | process
+    argv: tuple[str, ...]
+    environment: dict[str, str]
+    scratch: str  # the folder for private directories, as the zygote sees it
+    scratch_is_new: bool  # the zygote makes it (in a file system of its own)
+    own_paths: tuple[str, ...]
+    read_only: tuple[str, ...]  # what untrusted code may read
+    drop_user: bool
+
+
+def namespaces(control_fd: int, variant: int) -> Placement:
+    """User, mount, pid, network, ipc and uts namespaces, a minimal read-only root, an empty environment.
+
+    As root no user namespace is made; the zygote gives up root instead, which keeps sessions off root's files.
+    """
+    bwrap = shutil.which("bwrap")
+    if bwrap is None:
+        raise FileNotFoundError("bubblewrap (bwrap) is not installed")
+    root = _may_change_user()
+    python, readable = _python()
+    argv = [bwrap, "--die-with-parent", "--new-session", "--clearenv", "--hostname", "sandbox", "--cap-drop", "ALL"]
+    if root:
+        argv += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+        argv += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+    else:
+        argv += ["--unshare-all", "--unshare-user"]
+    for folder in _parents([*readable, "/own/astra_sandbox/worker", "/dev/null"]):
+        argv += ["--perms", "0755", "--dir", folder]  # bubblewrap would make them for root alone
+    for path in readable:
+        if os.path.islink(path):
+            argv += ["--symlink", os.readlink(path), path]
+        else:
+            argv += ["--ro-bind", path, path]
+    argv += ["--ro-bind", str(_OWN / "__init__.py"), "/own/astra_sandbox/__init__.py"]
+    argv += ["--ro-bind", str(_OWN / "worker"), "/own/astra_sandbox/worker"]
+    argv += ["--dev-bind", "/dev/null", "/dev/null", "--dev-bind", "/dev/urandom", "/dev/urandom"]
+    argv += ["--size", str(_SCRATCH_BYTES), "--tmpfs", "/scratch", "--remount-ro", "/", "--chdir", "/"]
+    environment = _environment(variant)
+    for name, value in environment.items():
+        argv += ["--setenv", name, value]
+    argv += ["--", *_command(python, "/own", control_fd)]
+    return Placement(
+        name="namespaces",
+        argv=tuple(argv),
+        environment={},
+        scratch="/scratch/sessions",
+        scratch_is_new=True,
+        own_paths=("/own",),
+        read_only=(*readable, "/dev/null", "/dev/urandom"),
+        drop_user=root,
+    )
+
+
+def process(control_fd: int, variant: int, scratch: str) -> Placement:
+    """A bare process; as root it becomes `nobody` where `nobody` can read Python's library."""
+    python, readable = _python()
+    stdlib = Path(sysconfig.get_path("stdlib"))
+    open_to_all = all(folder.stat().st_mode & 0o005 == 0o005 for folder in (stdlib, *stdlib.parents))
+    return Placement(
+        name="process",
+        argv=tuple(_command(python, str(_OWN.parent), control_fd)),
+        environment=_environment(variant),
+        scratch=scratch,
+        scratch_is_new=False,
+        own_paths=(str(_OWN.parent),),
+        read_only=(*readable, "/dev/null", "/dev/urandom"),
+        drop_user=_may_change_user() and open_to_all,
+    )
+
+
+def start(placement: Placement, control_fd: int) -> subprocess.Popen[bytes]:
+    """Starts the zygote with `control_fd` as its only descriptor beyond stderr."""
+    return subprocess.Popen(
+        placement.argv,
+        env=placement.environment,
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=[control_fd],
+        process_group=0,  # a Ctrl-C at the terminal is the server's to handle
+    )
+
+
+def _may_change_user() -> bool:
+    """Root with its capabilities; root in a container may lack them."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    effective = next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
+    needed = 1 << 6 | 1 << 7  # CAP_SETGID, CAP_SETUID
+    return os.geteuid() == 0 and effective & needed == needed
+
+
+def _python() -> tuple[str, list[str]]:
+    """The interpreter behind any virtual environment, and the folders it needs."""
+    executable = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+    folders = [path for path in ("/usr", "/lib", "/lib32", "/lib64") if os.path.lexists(path)]
+    prefixes = {sys.base_prefix, sys.base_exec_prefix}
+    return executable, folders + sorted(prefix for prefix in prefixes if not prefix.startswith("/usr/") and prefix != "/usr")
+
+
+def _parents(paths: list[str]) -> list[str]:
+    return sorted({str(parent) for path in paths for parent in Path(path).parents} - {"/"})
+
+
+def _command(python: str, own: str, control_fd: int) -> list[str]:
+    return [python, "-s", "-S", "-P", "-B", "-X", "utf8", "-c", _START, own, str(control_fd)]
+
+
+def _environment(variant: int) -> dict[str, str]:
+    return {"PYTHONHASHSEED": str(1000 + variant) if variant else "0", "LANG": "C.UTF-8", "TZ": "UTC", "HOME": "/"}

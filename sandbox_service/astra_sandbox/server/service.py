@@ -1,0 +1,263 @@
+"""SandboxService: the gRPC surface over sessions. It maps what goes wrong to status codes and keeps the counts."""
+
+import asyncio
+import functools
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import grpc
+
+from astra_api.sandbox.v1 import sandbox_pb2 as pb
+from astra_api.sandbox.v1 import sandbox_pb2_grpc as stubs
+from astra_sandbox import limits
+from astra_sandbox.interface import Isolation
+from astra_sandbox.server.sessions import CallConflictError, ReplayError, ServerSession, SessionGoneError
+from astra_sandbox.server.templates import LoadRejectedError, Templates, WorkerLostError, new_session_id
+from astra_sandbox.server.toolsets import BadToolsetError, ToolsetStore
+from astra_sandbox.wire import limits_from_wire, toolset_from_wire
+
+_CODES: dict[type[Exception], grpc.StatusCode] = {
+    SessionGoneError: grpc.StatusCode.NOT_FOUND,
+    ReplayError: grpc.StatusCode.DATA_LOSS,
+    CallConflictError: grpc.StatusCode.INVALID_ARGUMENT,
+    BadToolsetError: grpc.StatusCode.INVALID_ARGUMENT,
+    LoadRejectedError: grpc.StatusCode.FAILED_PRECONDITION,
+    WorkerLostError: grpc.StatusCode.UNAVAILABLE,
+}
+_REMEMBERED_REQUESTS = 4096
+_STREAM_BACKLOG = 1024  # calls of one stream that may be under way
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a server allows."""
+
+    capacity: int = 512
+    idle_seconds: float = 900.0
+    default_limits: limits.Limits = limits.DEFAULT
+    maximum_limits: limits.Limits = limits.MAXIMUM
+
+
+class SandboxService(stubs.SandboxServiceServicer):
+    """The service of one server process; all of it runs on one event loop."""
+
+    def __init__(self, templates: Templates, policy: Policy) -> None:
+        self.isolation = Isolation.PROCESS
+        self.measures: tuple[str, ...] = ()
+        self.draining = False
+        self.sessions: dict[str, ServerSession] = {}
+        self._templates, self._policy = templates, policy
+        self._toolsets = ToolsetStore()
+        self._opening = 0
+        self._requests: OrderedDict[str, tuple[bytes, asyncio.Task[list[str]]]] = OrderedDict()
+
+    async def PutToolset(self, request: pb.PutToolsetRequest, context: Any) -> pb.PutToolsetResponse:
+        """Stores a toolset; INVALID_ARGUMENT says what is wrong with it."""
+        try:
+            return pb.PutToolsetResponse(digest=self._toolsets.put(toolset_from_wire(request)).digest)
+        except ValueError as error:
+            return await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error)[:2000])
+
+    async def OpenSessions(self, request: pb.OpenSessionsRequest, context: Any) -> pb.OpenSessionsResponse:
+        """Opens a group, or returns the group of a repeated request_id."""
+        fingerprint = request.SerializeToString(deterministic=True)
+        known = self._requests.get(request.request_id) if request.request_id else None
+        if known is not None and known[0] != fingerprint:
+            message = f"request_id {request.request_id!r} was used for another request"
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
+        if known is not None:
+            task = known[1]
+        else:
+            await self._refuse_unless_open(request, context)
+            task = asyncio.ensure_future(self._open(request))
+            if request.request_id:
+                self._requests[request.request_id] = (fingerprint, task)
+                while len(self._requests) > _REMEMBERED_REQUESTS:
+                    self._requests.popitem(last=False)
+        try:
+            return pb.OpenSessionsResponse(session_ids=await asyncio.shield(task))
+        except (LoadRejectedError, WorkerLostError) as error:
+            self._requests.pop(request.request_id, None)
+            await _abort(context, error)
+
+    async def _refuse_unless_open(self, request: pb.OpenSessionsRequest, context: Any) -> None:
+        if self.draining:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is draining")
+        if not 1 <= request.count <= self._policy.capacity:
+            message = f"count: {request.count} is not in 1..{self._policy.capacity}, the server's capacity"
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
+        if self._toolsets.find(request.digest) is None:
+            message = f"no toolset {request.digest[:80]!r} here: put it first"
+            await context.abort(grpc.StatusCode.NOT_FOUND, message)
+        free = self._policy.capacity - len(self.sessions) - self._opening
+        if request.count > free:
+            message = f"{request.count} sessions asked, {free} of {self._policy.capacity} free"
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
+
+    async def _open(self, request: pb.OpenSessionsRequest) -> list[str]:
+        toolset = self._toolsets.find(request.digest)
+        assert toolset is not None  # checked in the same turn of the loop
+        granted = self._policy.default_limits.for_session(
+            limits_from_wire(request.limits), self._policy.maximum_limits
+        )
+        self._opening += request.count
+        try:
+            processes = await self._templates.fork(toolset, request.variant, request.count, request.seed, granted)
+            opened = [
+                ServerSession(
+                    new_session_id(),
+                    toolset,
+                    self._templates,
+                    process,
+                    variant=request.variant,
+                    seed=request.seed,
+                    limits=granted,
+                    on_gone=self._forget,
+                )
+                for process in processes
+            ]
+        finally:
+            self._opening -= request.count
+        self.sessions.update((session.id, session) for session in opened)
+        return [session.id for session in opened]
+
+    def _forget(self, session: ServerSession) -> None:
+        self.sessions.pop(session.id, None)
+
+    def _submit(self, request: pb.CallToolRequest) -> "asyncio.Future[pb.CallToolResponse]":
+        if not request.call_id:
+            raise CallConflictError("call_id is empty")
+        session = self.sessions.get(request.session_id)
+        if session is None:
+            raise SessionGoneError(f"no session {request.session_id[:64]!r} here")
+        return session.submit(request.call_id, request.tool, request.arguments_json)
+
+    async def CallTool(self, request: pb.CallToolRequest, context: Any) -> pb.CallToolResponse:
+        """Runs one call."""
+        try:
+            return await asyncio.shield(self._submit(request))
+        except (SessionGoneError, ReplayError, CallConflictError) as error:
+            await _abort(context, error)
+
+    async def Rollout(self, requests: AsyncIterator[pb.CallToolRequest], context: Any) -> None:
+        """Runs the calls of a stream; a failure answers its own call and leaves the stream alone."""
+        stream = _RolloutStream(context)
+        writer = asyncio.ensure_future(stream.write_all())
+        try:
+            while (request := await context.read()) is not grpc.aio.EOF:
+                try:
+                    stream.add(request, self._submit(request))
+                except (SessionGoneError, CallConflictError) as error:
+                    stream.answer(_failure(request, error))
+                await stream.room()
+            stream.finish()
+            await writer
+        finally:
+            writer.cancel()
+
+    async def CloseSessions(self, request: pb.CloseSessionsRequest, context: Any) -> pb.CloseSessionsResponse:
+        """Frees sessions."""
+        for session_id in request.session_ids:
+            session = self.sessions.get(session_id)
+            if session is not None:
+                session.close()
+        return pb.CloseSessionsResponse()
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:
+        """The counts, and the containment that was measured at start."""
+        return pb.GetStatusResponse(
+            isolation=self.isolation.value,  # type: ignore[arg-type]
+            measures=self.measures,
+            capacity=self._policy.capacity,
+            sessions=len(self.sessions),
+            toolsets=len(self._toolsets),
+            version=_version(),
+        )
+
+    async def expire_forever(self) -> None:
+        """Closes sessions that nobody has called for `idle_seconds`."""
+        idle = self._policy.idle_seconds
+        while True:
+            await asyncio.sleep(min(30.0, idle / 4))
+            now = asyncio.get_running_loop().time()
+            for session in list(self.sessions.values()):
+                if not session.busy and now - session.last_used > idle:
+                    session.close("the session expired")
+
+
+class _RolloutStream:
+    """The answers of one stream, written one at a time in the order in which calls finish."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self._answers: deque[pb.CallToolResponse] = deque()
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._pending = 0
+        self._finished = False
+
+    def add(self, request: pb.CallToolRequest, future: "asyncio.Future[pb.CallToolResponse]") -> None:
+        """Answers `request` when `future` is done."""
+        self._pending += 1
+        if self._pending >= _STREAM_BACKLOG:
+            self._room.clear()
+        if future.done():
+            self._done(request, future)
+        else:
+            future.add_done_callback(functools.partial(self._done, request))
+
+    async def room(self) -> None:
+        """Waits while too many calls are under way."""
+        if not self._room.is_set():
+            await self._room.wait()
+
+    def answer(self, response: pb.CallToolResponse) -> None:
+        """Queues one answer."""
+        self._answers.append(response)
+        self._wake.set()
+
+    def finish(self) -> None:
+        """No more calls will come."""
+        self._finished = True
+        self._wake.set()
+
+    async def write_all(self) -> None:
+        """Writes answers until the last call of a finished stream is answered."""
+        while True:
+            while self._answers:
+                await self._context.write(self._answers.popleft())
+            if self._finished and not self._pending:
+                return
+            self._wake.clear()
+            await self._wake.wait()
+
+    def _done(self, request: pb.CallToolRequest, future: "asyncio.Future[pb.CallToolResponse]") -> None:
+        self._pending -= 1
+        if self._pending < _STREAM_BACKLOG:
+            self._room.set()
+        error = future.exception()
+        self.answer(future.result() if error is None else _failure(request, error))
+
+
+def _failure(request: pb.CallToolRequest, error: BaseException) -> pb.CallToolResponse:
+    code = _CODES.get(type(error), grpc.StatusCode.INTERNAL)  # type: ignore[arg-type]
+    failure = pb.Failure(code=code.value[0], message=str(error)[:2000])
+    return pb.CallToolResponse(session_id=request.session_id, call_id=request.call_id, failure=failure)
+
+
+async def _abort(context: Any, error: Exception) -> NoReturn:
+    await context.abort(_CODES[type(error)], str(error)[:2000])
+    raise AssertionError("abort does not return")
+
+
+@functools.cache
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("astra-farm")
+    except PackageNotFoundError:  # run from a checkout
+        return "0"

@@ -1,0 +1,89 @@
+"""Puts the service on an address, and takes it off again."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from astra_api.sandbox.v1 import sandbox_pb2 as pb
+from astra_api.sandbox.v1 import sandbox_pb2_grpc as stubs
+from astra_sandbox.command import Tls
+from astra_sandbox.server.probe import measure
+from astra_sandbox.server.service import Policy, SandboxService
+from astra_sandbox.server.templates import LoadRejectedError, Templates, WorkerLostError
+from astra_sandbox.server.zygotes import Nursery, Zygote
+from astra_sandbox.wire import CHANNEL_OPTIONS
+
+_NAME = pb.DESCRIPTOR.services_by_name["SandboxService"].full_name
+READY = "astra_sandbox: serving on"  # printed with the address once calls are answered
+
+
+def serve(
+    nursery: Nursery, zygote: Zygote, address: str, tls: Tls | None, capacity: int, idle: float, drain: float
+) -> int:
+    """Runs until SIGTERM or SIGINT; returns the exit code."""
+    try:
+        return asyncio.run(_serve(nursery, zygote, address, tls, Policy(capacity=capacity, idle_seconds=idle), drain))
+    finally:
+        zygote.close()
+        nursery.close()
+
+
+async def _serve(
+    nursery: Nursery, zygote: Zygote, address: str, tls: Tls | None, policy: Policy, drain: float
+) -> int:
+    templates = Templates(nursery, zygote)
+    service = SandboxService(templates, policy)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        service.isolation, service.measures = await measure(templates, nursery.missing)
+    except (LoadRejectedError, WorkerLostError) as error:
+        print(f"astra_sandbox: the probe of the sandbox failed: {error}", file=sys.stderr)
+        return 1
+    server = grpc.aio.server(options=[*CHANNEL_OPTIONS, ("grpc.so_reuseport", 0)])
+    stubs.add_SandboxServiceServicer_to_server(service, server)
+    healthiness = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(healthiness, server)
+    reflection.enable_server_reflection([_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    try:
+        port = _bind(server, address, tls)
+    except (RuntimeError, OSError) as error:
+        print(f"astra_sandbox: cannot listen on {address}: {error}", file=sys.stderr)
+        return 1
+    await server.start()
+    for name in ("", _NAME):
+        await healthiness.set(name, health_pb2.HealthCheckResponse.SERVING)
+    shown = address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+    print(f"{READY} {shown} ({service.isolation.name.lower()})", flush=True)
+    expiry = asyncio.ensure_future(service.expire_forever())
+    await stop.wait()
+    service.draining = True
+    await healthiness.enter_graceful_shutdown()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(drain):
+            while service.sessions:
+                await asyncio.sleep(0.05)
+    expiry.cancel()
+    for session in list(service.sessions.values()):
+        session.close("the server stopped")
+    await server.stop(1.0)
+    templates.close()
+    return 0
+
+
+def _bind(server: grpc.aio.Server, address: str, tls: Tls | None) -> int:
+    if address.startswith("unix:"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(address.removeprefix("unix:"))  # left by a server that was killed
+    if tls is None:
+        return server.add_insecure_port(address)
+    pair = [(tls.key, tls.certificate)]
+    credentials = grpc.ssl_server_credentials(pair, root_certificates=tls.authority, require_client_auth=True)
+    return server.add_secure_port(address, credentials)

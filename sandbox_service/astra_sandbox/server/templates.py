@@ -1,0 +1,372 @@
+"""The server's end of templates and of the session processes that they fork."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import secrets
+import socket
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from astra_sandbox.limits import MAXIMUM, Limits
+from astra_sandbox.server.toolsets import StoredToolset
+from astra_sandbox.server.zygotes import MAX_VARIANT, Nursery, ProcessHandle, Zygote, receive_with_pid
+from astra_sandbox.worker.frames import HEADER, FrameError, FrameReader, Kind, encode
+
+_LOAD_SECONDS = 20.0
+_FORK_SECONDS = 20.0
+_BATCH = 64  # sessions in one command: the kernel passes at most 253 descriptors, a template opens at most 256
+_MAX_MESSAGE = 1 << 14
+_SLACK = 4096  # a reply may exceed output_bytes by a message about that
+
+
+class LoadRejectedError(Exception):
+    """The toolset's source cannot be loaded; the message is for its author."""
+
+
+class WorkerLostError(Exception):
+    """A zygote or template died or does not answer; trying again starts another."""
+
+
+class SessionProcess:
+    """One forked session, and its socket. `on_frame` gets every whole frame, `on_end` the end, once."""
+
+    def __init__(self, number: int, sock: socket.socket, limits: Limits, template: "Template") -> None:
+        self.number = number
+        self.template = template
+        self.status: int | None = None  # wait status and processor seconds, once the template reported them
+        self.cpu = 0.0
+        self.ended = False
+        self.on_frame: Callable[[int, Kind, bytes], None] | None = None
+        self.on_end: Callable[[], None] | None = None
+        self.reported = asyncio.Event()
+        self._socket = sock
+        self._reader = FrameReader(limits.output_bytes + _SLACK)
+        self._loop = asyncio.get_running_loop()
+        self._handle: ProcessHandle | None = None
+        self._unsent = b""
+        self.ready = self._loop.create_future()
+        self._loop.add_reader(sock.fileno(), self._hello)
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, in the server's namespace."""
+        return self._handle.pid if self._handle else None
+
+    def send(self, nonce: int, kind: Kind, body: bytes) -> None:
+        """Queues one frame; a session that is gone shows at `on_end`."""
+        data = encode(nonce, kind, body)
+        if not self._unsent:
+            try:
+                sent = self._socket.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                return  # the reader sees the end
+            if sent == len(data):
+                return
+            data = data[sent:]
+            self._loop.add_writer(self._socket.fileno(), self._flush)
+        self._unsent += data
+
+    def end(self) -> None:
+        """Kills the process and frees everything. No callback follows."""
+        if self.ended:
+            return
+        self.ended = True
+        self._loop.remove_reader(self._socket.fileno())
+        self._loop.remove_writer(self._socket.fileno())
+        self._socket.close()
+        if self._handle:
+            self._handle.kill()
+        if not self.ready.done():
+            self.ready.cancel()
+        self.template.forget(self)
+
+    def _flush(self) -> None:
+        try:
+            self._unsent = self._unsent[self._socket.send(self._unsent) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            self._unsent = b""
+        if not self._unsent:
+            self._loop.remove_writer(self._socket.fileno())
+
+    def _hello(self) -> None:
+        try:
+            data, pid = receive_with_pid(self._socket)
+        except OSError:
+            data, pid = b"", None
+        if pid is None or data != encode(0, Kind.HELLO):
+            said = data[HEADER.size :].decode(errors="replace")[:300]
+            self._fail_hello(f"a session did not start: {said}")
+            return
+        self._handle = ProcessHandle(pid)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
+        self._loop.remove_reader(self._socket.fileno())
+        self._loop.add_reader(self._socket.fileno(), self._read)
+        if not self.ready.done():
+            self.ready.set_result(None)
+
+    def _fail_hello(self, reason: str) -> None:
+        self._loop.remove_reader(self._socket.fileno())
+        if not self.ready.done():
+            self.ready.set_exception(WorkerLostError(reason))
+
+    def _read(self) -> None:
+        try:
+            data = self._socket.recv(1 << 18)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.remove_reader(self._socket.fileno())
+            if self.on_end:
+                self.on_end()
+            return
+        try:
+            frames = self._reader.feed(data)
+        except FrameError:
+            frames = [(0, Kind.HELLO, b"")]  # what no honest session sends now
+        for frame in frames:
+            if self.on_frame and not self.ended:
+                self.on_frame(*frame)
+
+
+class Template:
+    """One loaded toolset in one variant."""
+
+    _numbers = itertools.count(1)
+
+    def __init__(self, toolset: StoredToolset, control: socket.socket) -> None:
+        self.toolset = toolset
+        self.alive = True
+        self._processes: dict[int, SessionProcess] = {}
+        self._loop = asyncio.get_running_loop()
+        self._control = control
+        self._handle: ProcessHandle | None = None
+        self._loaded: asyncio.Future[None] = self._loop.create_future()
+        self._loop.add_reader(control.fileno(), self._read)
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has sessions."""
+        return bool(self._processes)
+
+    @property
+    def pid(self) -> int | None:
+        return self._handle.pid if self._handle else None
+
+    async def wait_loaded(self) -> None:
+        """Raises LoadRejectedError or WorkerLostError."""
+        try:
+            async with asyncio.timeout(_LOAD_SECONDS):
+                await asyncio.shield(self._loaded)
+        except TimeoutError:
+            self.close()
+            raise LoadRejectedError(f"the source takes more than {_LOAD_SECONDS:g} s to load") from None
+        except (LoadRejectedError, WorkerLostError):
+            self.close()
+            raise
+
+    async def fork(self, count: int, seed: int, limits: Limits) -> list[SessionProcess]:
+        """Forks sessions, all or none. Raises WorkerLostError."""
+        processes: list[SessionProcess] = []
+        try:
+            for start in range(0, count, _BATCH):
+                processes += await self._order(min(_BATCH, count - start), seed, limits)
+            async with asyncio.timeout(_FORK_SECONDS):
+                for process in processes:
+                    await process.ready
+        except BaseException as error:
+            for process in processes:
+                process.end()
+            if isinstance(error, OSError):  # TimeoutError is one too
+                self.close()
+                raise WorkerLostError(f"the template does not fork sessions: {error}") from None
+            raise
+        return processes
+
+    async def _order(self, count: int, seed: int, limits: Limits) -> list[SessionProcess]:
+        numbers = [next(self._numbers) for _ in range(count)]
+        command = {
+            "open": numbers,
+            "seed": seed,
+            "limits": {
+                "memory_bytes": limits.memory_bytes,
+                "cpu_seconds": max(1, round(limits.cpu_seconds)),
+                "file_bytes": limits.file_bytes,
+                "open_files": limits.open_files,
+                "processes": limits.processes,
+                "output_bytes": limits.output_bytes,
+            },
+        }
+        pairs = [socket.socketpair() for _ in range(count)]
+        try:
+            while self.alive:
+                try:
+                    theirs = [theirs.fileno() for _, theirs in pairs]
+                    socket.send_fds(self._control, [json.dumps(command).encode()], theirs)
+                    break
+                except BlockingIOError:
+                    await asyncio.sleep(0.005)
+            else:
+                raise ConnectionResetError("it is gone")
+        except OSError:
+            for ours, _ in pairs:
+                ours.close()
+            raise
+        finally:
+            for _, theirs_end in pairs:
+                theirs_end.close()
+        processes = []
+        for number, (ours, _) in zip(numbers, pairs, strict=True):
+            ours.setblocking(False)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            process = SessionProcess(number, ours, limits, self)
+            self._processes[number] = process
+            processes.append(process)
+        return processes
+
+    def forget(self, process: SessionProcess) -> None:
+        """The process needs no report of its end any more."""
+        self._processes.pop(process.number, None)
+
+    def close(self) -> None:
+        """Kills the template and all its sessions; their sockets show it to their owners."""
+        if not self.alive:
+            return
+        self.alive = False
+        self._loop.remove_reader(self._control.fileno())
+        self._control.close()
+        if self._handle:
+            self._handle.kill_group()
+        if not self._loaded.done():
+            self._loaded.set_exception(WorkerLostError("the template ended while it loaded"))
+            self._loaded.exception()  # seen: there may be no waiter any more
+        for process in list(self._processes.values()):
+            process.reported.set()
+
+    def _read(self) -> None:
+        try:
+            data, pid = receive_with_pid(self._control)
+            message: Any = json.loads(data) if data else None
+        except BlockingIOError:
+            return
+        except (OSError, ValueError, RecursionError):
+            message = None
+        if not isinstance(message, dict):
+            self.close()
+        elif not self._loaded.done():
+            if pid is None:
+                self.close()
+                return
+            self._handle = ProcessHandle(pid)
+            if message.get("ready") is True:
+                self._loaded.set_result(None)
+            else:
+                self._loaded.set_exception(LoadRejectedError(str(message.get("rejected"))[:2000]))
+        else:
+            self._note_end(message)
+
+    def _note_end(self, message: dict[str, Any]) -> None:
+        number, status, cpu = message.get("ended"), message.get("status"), message.get("cpu")
+        if isinstance(number, int) and isinstance(status, int) and isinstance(cpu, int | float):
+            process = self._processes.get(number)
+            if process is not None:
+                process.status, process.cpu = status, float(cpu)
+                process.reported.set()
+
+
+class Templates:
+    """All templates of a server: started when first needed, the least recently used idle ones dropped."""
+
+    def __init__(self, nursery: Nursery, first: Zygote, *, keep: int = 64) -> None:
+        self._nursery = nursery
+        self._zygotes: dict[int, Zygote] = {first.variant: first}
+        self._templates: OrderedDict[tuple[str, int], asyncio.Task[Template]] = OrderedDict()
+        self._keep = keep
+
+    async def get(self, toolset: StoredToolset, variant: int) -> Template:
+        """The template of a toolset. Raises LoadRejectedError, WorkerLostError."""
+        if not 0 <= variant <= MAX_VARIANT:
+            raise LoadRejectedError(f"variant {variant} is not in 0..{MAX_VARIANT}")
+        key = (toolset.digest, variant)
+        task = self._templates.get(key)
+        if task is not None and task.done() and (task.cancelled() or task.exception() or not task.result().alive):
+            task = None
+        if task is None:
+            task = self._templates[key] = asyncio.ensure_future(self._start(toolset, variant))
+            self._evict()
+        self._templates.move_to_end(key)
+        return await asyncio.shield(task)
+
+    async def fork(
+        self, toolset: StoredToolset, variant: int, count: int, seed: int, limits: Limits
+    ) -> list[SessionProcess]:
+        """Session processes of a toolset; once more if a template died under it."""
+        try:
+            return await (await self.get(toolset, variant)).fork(count, seed, limits)
+        except WorkerLostError:
+            return await (await self.get(toolset, variant)).fork(count, seed, limits)
+
+    async def _start(self, toolset: StoredToolset, variant: int) -> Template:
+        zygote = self._zygotes.get(variant)
+        if zygote is None or not zygote.alive:
+            if zygote is not None:
+                zygote.close()
+            zygote = self._zygotes[variant] = self._nursery.launch(variant)
+        order = {
+            "tools": toolset.names,
+            "stateless": toolset.stateless,
+            "limits": {"memory_bytes": MAXIMUM.memory_bytes // 2, "file_bytes": MAXIMUM.file_bytes},
+            "subfolders": [],
+        }
+        try:
+            control = zygote.order(order, toolset.source)
+        except OSError as error:
+            zygote.close()
+            raise WorkerLostError(f"the zygote is gone: {error}") from None
+        template = Template(toolset, control)
+        await template.wait_loaded()
+        return template
+
+    def _evict(self) -> None:
+        for key in list(self._templates):
+            if len(self._templates) <= self._keep:
+                return
+            task = self._templates[key]
+            if task.done() and (task.cancelled() or task.exception() or not task.result().busy):
+                del self._templates[key]
+                if not task.cancelled() and not task.exception():
+                    task.result().close()
+
+    def close(self) -> None:
+        """Ends every template and zygote."""
+        for task in self._templates.values():
+            if task.done() and not task.cancelled() and not task.exception():
+                task.result().close()
+            else:
+                task.cancel()
+        for zygote in self._zygotes.values():
+            zygote.close()
+
+
+def new_session_id() -> str:
+    """An unguessable name."""
+    return secrets.token_hex(16)
+
+
+def raise_open_files() -> None:
+    """Every session takes two descriptors: allow as many as the system does."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    os.umask(0o077)

@@ -1,0 +1,200 @@
+"""A template: one toolset, loaded once, from which sessions are forked in a fraction of a millisecond.
+
+It talks to the server over a SEQPACKET socket of its own. In: `{"open": [session, ...], "seed", "limits", ...}` with
+one socket a session. Out: `{"ready": true}` or `{"rejected": message}` once, then `{"ended", "status", "cpu"}` for
+every session that is gone. When that socket closes, the template and all its sessions die.
+
+It loads under a system-call filter and a file view of its own; each session adds a stricter one.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import random
+import resource
+import select
+import shutil
+import signal
+import socket
+import sys
+import threading
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from astra_sandbox.worker import session
+from astra_sandbox.worker.confine import (
+    FileView,
+    SyscallFilter,
+    address_space,
+    die_with_parent,
+    hide_from_peers,
+    limit,
+)
+from astra_sandbox.worker.frames import Kind, encode
+
+MAX_FD = 256  # the zygote's limit on open files: every descriptor is below it
+MAX_BATCH = 64  # sessions in one command
+_MAX_COMMAND = 1 << 16
+
+
+@dataclass(frozen=True)
+class Confinement:
+    """What a zygote prepares for its templates and sessions."""
+
+    scratch: str
+    view: FileView
+    template_filter: SyscallFilter
+    session_filter: SyscallFilter
+
+
+class RejectedError(Exception):
+    """The toolset cannot be loaded; the message is for its author."""
+
+
+def main(control: socket.socket, order: dict[str, Any], source: str, confinement: Confinement) -> NoReturn:
+    """Loads `source`, says so, and forks sessions until the server closes `control`."""
+    os.setpgid(0, 0)
+    die_with_parent()
+    hide_from_peers()
+    directory = os.path.join(confinement.scratch, os.urandom(16).hex(), *order["subfolders"])
+    os.makedirs(directory, mode=0o700)
+    os.chdir(directory)
+    confinement.view.confine(directory)
+    confinement.template_filter.install()
+    try:
+        tools = load(source, order["tools"], order["limits"])
+    except RejectedError as error:
+        control.send(json.dumps({"rejected": str(error)}).encode())
+        os._exit(1)
+    Template(control, tools, directory, order["stateless"], confinement).run()
+
+
+def load(source: str, names: list[str], limits: dict[str, int]) -> dict[str, Callable[..., Any]]:
+    """Executes the module and finds its tools. Raises RejectedError."""
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (address_space() + limits["memory_bytes"], hard))
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, resource.getrlimit(resource.RLIMIT_NPROC)[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limits["file_bytes"], resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    random.seed(0)
+    module = types.ModuleType("toolset")
+    sys.modules["toolset"] = module
+    try:
+        exec(compile(source, "<source>", "exec", dont_inherit=True), module.__dict__)
+    except MemoryError:
+        raise RejectedError("loading the source needs more memory than it may use") from None
+    except BaseException as error:  # the boundary: whatever a source raises rejects it
+        raise RejectedError(f"the source does not load: {_line(error)}{session.describe(error).decode()}") from None
+    tools = {}
+    for name in names:
+        tool = module.__dict__.get(name)
+        if name.startswith("_") or not callable(tool):
+            raise RejectedError(f"tool {name!r} is not a public function of the source")
+        tools[name] = tool
+    if threading.active_count() > 1:
+        raise RejectedError("the source starts threads while it loads")
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+        raise RejectedError("the source starts processes while it loads")
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    resource.setrlimit(resource.RLIMIT_NPROC, (resource.getrlimit(resource.RLIMIT_NPROC)[1],) * 2)
+    return tools
+
+
+def _line(error: BaseException) -> str:
+    trace, line = error.__traceback__, None
+    while trace:
+        if trace.tb_frame.f_code.co_filename == "<source>":
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f"line {line}: " if line else ""
+
+
+class Template:
+    """The loop that forks sessions and reports their ends."""
+
+    def __init__(
+        self,
+        control: socket.socket,
+        tools: dict[str, Callable[..., Any]],
+        directory: str,
+        stateless: bool,
+        confinement: Confinement,
+    ) -> None:
+        self._control, self._tools, self._directory, self._stateless = control, tools, directory, stateless
+        self._confinement = confinement
+        self._sessions: dict[int, tuple[int, str]] = {}  # pid -> (the server's number, private directory)
+
+    def run(self) -> NoReturn:
+        """Serves commands until the control socket closes."""
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        gc.collect()
+        gc.freeze()
+        self._base = address_space()
+        self._control.send(b'{"ready": true}')
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(wake_read, select.POLLIN)
+        while True:
+            for fd, _ in poll.poll():
+                if fd == wake_read:
+                    os.read(wake_read, 4096)
+                    self._reap()
+                elif not self._obey():
+                    os.kill(0, signal.SIGKILL)  # the process group: this template and its sessions
+
+    def _obey(self) -> bool:
+        message, fds, _, _ = socket.recv_fds(self._control, _MAX_COMMAND, MAX_BATCH)
+        if not message:
+            return False
+        command = json.loads(message)
+        for number, fd in zip(command["open"], fds, strict=True):
+            directory = os.path.join(self._directory, os.urandom(16).hex())
+            os.mkdir(directory, 0o700)
+            pid = os.fork()
+            if pid == 0:
+                self._become_session(fd, directory, command["seed"], command["limits"])
+            self._sessions[pid] = (number, directory)
+            os.close(fd)
+        return True
+
+    def _become_session(self, fd: int, directory: str, seed: int, limits: dict[str, int]) -> NoReturn:
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            die_with_parent()
+            os.chdir(directory)
+            self._confinement.view.confine(directory)
+            os.closerange(3, fd)
+            os.closerange(fd + 1, MAX_FD)
+            limit(resource.RLIMIT_AS, self._base + limits["memory_bytes"])
+            limit(resource.RLIMIT_CPU, limits["cpu_seconds"], limits["cpu_seconds"] + 1)
+            limit(resource.RLIMIT_FSIZE, limits["file_bytes"])
+            limit(resource.RLIMIT_NOFILE, limits["open_files"])
+            limit(resource.RLIMIT_NPROC, limits["processes"])
+            random.seed(seed)
+            self._confinement.session_filter.install()
+            os.write(fd, encode(0, Kind.HELLO))
+        except BaseException as error:  # the boundary: the server is told why there is no session
+            os.write(fd, encode(0, Kind.RAISED, session.describe(error)))
+            os._exit(1)
+        try:
+            session.serve(
+                fd, self._tools, seed=seed if self._stateless else None, output_bytes=limits["output_bytes"]
+            )
+        finally:  # nothing of the template may run in a session
+            os._exit(0)
+
+    def _reap(self) -> None:
+        while self._sessions:
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            number, directory = self._sessions.pop(pid)
+            shutil.rmtree(directory, ignore_errors=True)
+            cpu = round(usage.ru_utime + usage.ru_stime, 3)
+            self._control.send(json.dumps({"ended": number, "status": status, "cpu": cpu}).encode())

@@ -1,0 +1,92 @@
+"""A zygote: a small process, started before gRPC and put into its containment, that forks templates.
+
+Its first message holds its settings; every further one orders a template: `{"tools", "stateless", "limits",
+"subfolders"}` with the template's control socket and a file that holds the source.
+"""
+
+import base64
+import collections  # the imports without a use here spare every template their cost
+import datetime
+import decimal
+import fractions
+import functools
+import gc
+import hashlib
+import itertools
+import json
+import math
+import os
+import re
+import resource
+import signal
+import socket
+import statistics
+import string
+import sys
+import typing
+import unicodedata
+
+from astra_sandbox.worker import clock, template
+from astra_sandbox.worker.confine import FileView, SyscallFilter, address_space, hide_from_peers
+
+_WARM = (collections, datetime, decimal, fractions, functools, hashlib, itertools, math, re, statistics, string)
+_WARM_TOO = (typing, unicodedata)
+
+NOBODY = 65534
+_MAX_MESSAGE = 1 << 16
+
+
+def main(control_fd: int) -> None:
+    """Serves until the server closes the control socket."""
+    control = socket.socket(fileno=control_fd)
+    settings = json.loads(control.recv(_MAX_MESSAGE))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "astra_sandbox"]:
+        del sys.modules[name]  # a source finds the standard library, and nothing of ours
+    sys.path[:] = [path for path in sys.path if path not in settings["own_paths"]]
+    if settings["scratch_is_new"]:
+        os.makedirs(settings["scratch"], exist_ok=True)
+        os.chmod(settings["scratch"], 0o1733)
+    if settings["drop_user"]:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+    confinement = template.Confinement(
+        scratch=settings["scratch"],
+        view=FileView(settings["read_only"]),
+        template_filter=SyscallFilter(base64.b64decode(settings["template_filter"])),
+        session_filter=SyscallFilter(base64.b64decode(settings["session_filter"])),
+    )
+    hide_from_peers()
+    ceiling = address_space() + settings["memory_ceiling"]
+    resource.setrlimit(resource.RLIMIT_AS, (ceiling, ceiling))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (template.MAX_FD, template.MAX_FD))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if settings["clock_offset"]:
+        clock.shift(settings["clock_offset"])
+    gc.collect()
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # templates are reaped by the kernel; the server sees their sockets
+    control.send(b'{"ready": true}')
+    while True:
+        message, fds, _, _ = socket.recv_fds(control, _MAX_MESSAGE, 2)
+        if not message:
+            return
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            control.close()
+            _become_template(json.loads(message), fds, confinement)
+        for fd in fds:
+            os.close(fd)
+
+
+def _become_template(order: dict[str, typing.Any], fds: list[int], confinement: template.Confinement) -> None:
+    try:
+        with open(fds[1], encoding="utf-8") as file:
+            source = file.read()
+        devnull = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(devnull, fd)
+        os.close(devnull)
+        template.main(socket.socket(fileno=fds[0]), order, source, confinement)
+    finally:  # nothing of the zygote may run in a template
+        os._exit(1)
