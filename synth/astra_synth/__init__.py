@@ -1,0 +1,1 @@
+"""Makes environments: from tables, and from what a teacher model writes."""
