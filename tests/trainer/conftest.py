@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from astra_api.environment import Environment
+from astra_sandbox.fake import FakeSandbox
 from astra_trainer.chat import ChatFormat
 from astra_trainer.generation import Generation
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -228,3 +229,21 @@ class ScriptedPolicy:
 @pytest.fixture(scope="session")
 def scripted() -> type[ScriptedPolicy]:
     return ScriptedPolicy
+
+
+def city_population(city: str) -> int:
+    """As in CITY_SOURCE, for the in-memory sandbox, which runs no source."""
+    return CITIES[city.strip().lower()]
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "city_population": city_population,
+    "difference": lambda a, b: abs(a - b),
+    "echo": lambda text: text,
+    "mass": lambda element: 1.008,
+}
+
+
+@pytest.fixture
+def fake_sandbox() -> FakeSandbox:
+    return FakeSandbox(FUNCTIONS)

@@ -1,0 +1,174 @@
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from astra_api.environment import Environment
+from astra_api.records import ToolError, ToolErrorKind, Trajectory
+from astra_sandbox.fake import FakeSandbox
+from astra_trainer.chat import ChatFormat
+from astra_trainer.demonstrations import (
+    INJECTED,
+    DemonstrationSettings,
+    GoldMismatch,
+    answer_text,
+    demonstrate,
+    demonstrate_all,
+    invalid_calls,
+)
+from astra_trainer.mixing import MixingSettings, ToolMixer
+from astra_trainer.rollout import Episode, Place
+
+NEVER, ALWAYS = DemonstrationSettings(recoveries=0.0), DemonstrationSettings(recoveries=1.0)
+
+
+@pytest.fixture
+def episode(make_environment: Callable[..., Environment], other_environments: list[Environment]) -> Episode:
+    environment = make_environment()
+    return ToolMixer([environment, *other_environments], MixingSettings()).episode(environment, seed=0, index=0, step=0)
+
+
+@pytest.fixture
+def demonstrated(chat: ChatFormat, fake_sandbox: FakeSandbox) -> Callable[..., Any]:
+    async def run(episode: Episode, settings: DemonstrationSettings = NEVER, group: int = 0) -> Trajectory:
+        place = Place(stage="sft", step=0, group=group)
+        return await demonstrate(episode, sandbox=fake_sandbox, chat=chat, settings=settings, place=place)
+
+    return run
+
+
+def trained_text(chat: ChatFormat, trajectory: Trajectory) -> str:
+    return chat.text([token for token, bit in zip(trajectory.tokens, trajectory.mask, strict=True) if bit])
+
+
+async def test_parallel_steps_share_a_turn_and_dependent_ones_follow(
+    demonstrated: Any, episode: Episode, chat: ChatFormat, fake_sandbox: FakeSandbox
+) -> None:
+    trajectory = await demonstrated(episode)
+    assert [(m.role, len(m.tool_calls), m.content) for m in trajectory.messages[1:]] == [
+        ("assistant", 2, ""),
+        ("tool", 0, "2148000"),
+        ("tool", 0, "2873000"),
+        ("assistant", 1, ""),
+        ("tool", 0, "725000"),
+        ("assistant", 0, "The answer is 725000."),
+    ]
+    assert trajectory.reward.value == 1.0
+    assert (trajectory.ended, trajectory.stage, trajectory.logprobs) == ("answered", "sft", ())
+    assert set(trajectory.tools) == {"city_population", "difference", "echo", "mass"}
+    assert not fake_sandbox.sessions
+    said = [m for m in trajectory.messages if m.role == "assistant"]
+    expected = "".join(chat.text(chat.assistant_turn(m.content, m.tool_calls)) for m in said)
+    assert trained_text(chat, trajectory) == expected
+
+
+async def test_recoveries_end_with_every_step_solved(demonstrated: Any, episode: Episode, chat: ChatFormat) -> None:
+    """One failed call and its repetition; both kinds of failure come up; no mistake is trained on."""
+    kinds = set()
+    struck = set()
+    for group in range(40):
+        trajectory = await demonstrated(episode, ALWAYS, group)
+        failed = [record for record in trajectory.calls if isinstance(record.outcome, ToolError)]
+        assert len(failed) == 1
+        assert trajectory.reward.recall == 1.0
+        assert trajectory.reward.calls == 4
+        gold = {(c.tool, c.arguments_json) for c in trajectory.calls if not isinstance(c.outcome, ToolError)}
+        injected = failed[0].call_id.startswith(INJECTED)
+        assert ((failed[0].tool, failed[0].arguments_json) in gold) == injected
+        assert (failed[0].outcome.kind is ToolErrorKind.INVALID_ARGUMENTS) != injected
+        said = trained_text(chat, trajectory)
+        assert said.count(f'"arguments": {failed[0].arguments_json}') == (2 if injected else 0)
+        assert said.endswith("The answer is 725000.<|im_end|>")
+        kinds.add(failed[0].outcome.kind)
+        struck.add(failed[0].tool)
+    assert kinds == {ToolErrorKind.TIMED_OUT, ToolErrorKind.RAISED, ToolErrorKind.INVALID_ARGUMENTS}
+    assert struck == {"city_population", "difference"}
+
+
+async def test_the_share_of_recoveries_is_kept_and_seeded(
+    chat: ChatFormat, fake_sandbox: FakeSandbox, episode: Episode
+) -> None:
+    async def failures(seed: int) -> list[bool]:
+        trajectories = await demonstrate_all(
+            [episode] * 150, sandbox=fake_sandbox, chat=chat, settings=DemonstrationSettings(), seed=seed
+        )
+        assert [trajectory.group for trajectory in trajectories] == list(range(150))
+        return [trajectory.reward.precision < 1 for trajectory in trajectories]
+
+    first = await failures(0)
+    assert 15 <= sum(first) <= 45  # 20% of 150
+    assert await failures(0) == first
+    assert await failures(1) != first
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"answer": 1}, r"cities: step s1: the gold call returns 2148000, not the gold answer 1 \(match: exact\)"),
+        ({"call": {"tool": "city_population", "arguments": {"city": "Atlantis"}}}, "step s1: .* fails with RAISED"),
+        ({"call": {"tool": "city_population", "arguments": {}}}, "step s1: .* fails with INVALID_ARGUMENTS"),
+        ({"call": {"tool": "gone", "arguments": {}}}, "step s1: .* fails with UNKNOWN_TOOL"),
+    ],
+)  # fmt: skip
+async def test_a_gold_call_that_does_not_hold_stops_the_data_set(
+    demonstrated: Any, make_environment: Callable[..., Environment], fake_sandbox: FakeSandbox,
+    change: dict[str, Any], message: str,
+) -> None:  # fmt: skip
+    step = {
+        "id": "s1", "question": "?", "answer": 2148000,
+        "call": {"tool": "city_population", "arguments": {"city": "Paris"}},
+    }  # fmt: skip
+    environment = make_environment(steps=[step | change])
+    with pytest.raises(GoldMismatch, match=message):
+        await demonstrated(Episode(environment, environment.toolset.tools))
+    assert not fake_sandbox.sessions
+
+
+async def test_one_bad_environment_stops_them_all(
+    chat: ChatFormat, fake_sandbox: FakeSandbox, episode: Episode, make_environment: Callable[..., Environment]
+) -> None:
+    call = {"tool": "city_population", "arguments": {"city": "Oslo"}}
+    bad = make_environment(name="bad", steps=[{"id": "s9", "question": "?", "answer": 1, "call": call}])
+    episodes = [episode, Episode(bad, bad.toolset.tools), episode]
+    with pytest.raises(GoldMismatch, match="bad: step s9"):
+        await demonstrate_all(episodes, sandbox=fake_sandbox, chat=chat, settings=NEVER, seed=0)
+
+
+async def test_reasoning_steps_take_no_turn(demonstrated: Any, make_environment: Callable[..., Environment]) -> None:
+    call = {"tool": "city_population", "arguments": {"city": "Oslo"}}
+    steps = [
+        {"id": "s1", "question": "?", "answer": 709000, "call": call},
+        {"id": "s2", "question": "?", "answer": "few", "dependsOn": ["s1"]},
+    ]
+    environment = make_environment(steps=steps, answer="few")
+    trajectory = await demonstrated(Episode(environment, environment.toolset.tools), ALWAYS)
+    assert trajectory.reward.recall == 1.0
+    assert trajectory.messages[-1].content == "The answer is few."
+
+
+def test_mistakes_break_the_schema_of_their_tool(make_environment: Callable[..., Environment]) -> None:
+    environment = make_environment()
+    calls = invalid_calls(environment.spec.steps[2], environment)
+    assert len(calls) == 6
+    for call in calls:
+        arguments = json.loads(call.arguments_json)
+        fine = set(arguments) == {"a", "b"} and all(isinstance(value, int) for value in arguments.values())
+        assert not fine
+    free = [{"name": "city_population", "description": "", "parameters": {"type": "object"}}]
+    assert invalid_calls(environment.spec.steps[0], make_environment(tools=free)) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "language", "text"),
+    [
+        (725000, "en", "The answer is 725000."),
+        ("Oslo", "en-GB", "The answer is Oslo."),
+        ("Østersø", "da", "Østersø"),
+        ([1, "ä"], "de", '[1, "ä"]'),
+        (True, "en", "The answer is true."),
+    ],
+)
+def test_the_last_turn_answers(
+    make_environment: Callable[..., Environment], answer: Any, language: str, text: str
+) -> None:
+    assert answer_text(make_environment(answer=answer, language=language)) == text
