@@ -3,9 +3,10 @@
 Records are frozen and refuse unknown fields. They are what the parts hand each other in files and over gRPC.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -41,6 +42,12 @@ class Toolset(Record):
     def digest(self) -> str:
         """`sha256:<hex>` of the canonical JSON of {tools, source, state}."""
         return digest(self.model_dump(mode="json"))
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with a digest of its own (pydantic would copy the cached one)."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("digest", None)
+        return copied
 
 
 class SessionLimits(Record):

@@ -21,6 +21,7 @@ _REACH = (  # the network, and memory or messages that outlive a process
     "socket shmget shmat shmctl msgget msgsnd msgrcv msgctl semget semop semtimedop semctl mq_open mq_unlink "
     "memfd_create memfd_secret execve execveat"
 ).split()
+_MODES = "chmod fchmod fchmodat fchmodat2 chown lchown fchown fchownat".split()  # what hides siblings' folders
 _THREAD = 0x00010000  # CLONE_THREAD
 _NAMESPACES = 0x7E020080  # every CLONE_NEW* flag
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
@@ -58,6 +59,7 @@ def _export(*, template: bool) -> bytes:
         deny(["kill"], denied, seccomp.Arg(0, seccomp.NE, 0))
         deny(["tgkill"])
     else:
+        deny(_MODES)
         deny(["fork", "vfork", "clone", "kill", "tgkill"])
         for option in (_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE):
             deny(["prctl"], denied, seccomp.Arg(0, seccomp.EQ, option))

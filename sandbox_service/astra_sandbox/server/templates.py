@@ -16,7 +16,7 @@ from astra_sandbox.server.toolsets import StoredToolset
 from astra_sandbox.server.zygotes import MAX_VARIANT, Nursery, ProcessHandle, Zygote, receive_with_pid
 from astra_sandbox.worker.frames import HEADER, FrameError, FrameReader, Kind, encode
 
-_LOAD_SECONDS = 20.0
+_LOAD_SECONDS = 10.0
 _FORK_SECONDS = 20.0
 _BATCH = 64  # sessions in one command: the kernel passes at most 253 descriptors, a template opens at most 256
 _MAX_MESSAGE = 1 << 14
@@ -315,7 +315,7 @@ class Templates:
         except WorkerLostError:
             return await (await self.get(toolset, variant)).fork(count, seed, limits)
 
-    async def _start(self, toolset: StoredToolset, variant: int) -> Template:
+    async def _start(self, toolset: StoredToolset, variant: int, again: bool = False) -> Template:
         zygote = self._zygotes.get(variant)
         if zygote is None or not zygote.alive:
             if zygote is not None:
@@ -333,7 +333,15 @@ class Templates:
             zygote.close()
             raise WorkerLostError(f"the zygote is gone: {error}") from None
         template = Template(toolset, control)
-        await template.wait_loaded()
+        try:
+            await template.wait_loaded()
+        except WorkerLostError:
+            if again or not zygote.alive:
+                raise
+            try:
+                return await self._start(toolset, variant, again=True)
+            except WorkerLostError:
+                raise LoadRejectedError("the source ends its process while it loads") from None
         return template
 
     def _evict(self) -> None:

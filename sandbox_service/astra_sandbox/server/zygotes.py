@@ -39,7 +39,7 @@ class Nursery:
 
     def __post_init__(self) -> None:
         self.scratch = tempfile.mkdtemp(prefix="astra-sandbox-")
-        os.chmod(self.scratch, 0o1733)
+        os.chmod(self.scratch, 0o1333)  # its folders have unguessable names, and nobody can list them
         try:
             self.filters = seccomp.filters()
         except (ImportError, OSError, RuntimeError) as error:
@@ -66,6 +66,10 @@ class Nursery:
 
     def close(self) -> None:
         """Removes what sessions left."""
+        os.chmod(self.scratch, 0o700)
+        for name in os.listdir(self.scratch):
+            with contextlib.suppress(OSError):
+                os.chmod(os.path.join(self.scratch, name), 0o700)
         shutil.rmtree(self.scratch, ignore_errors=True)
 
 

@@ -60,7 +60,7 @@ def main(control: socket.socket, order: dict[str, Any], source: str, confinement
     die_with_parent()
     hide_from_peers()
     directory = os.path.join(confinement.scratch, os.urandom(16).hex(), *order["subfolders"])
-    os.makedirs(directory, mode=0o700)
+    os.makedirs(directory)
     os.chdir(directory)
     confinement.view.confine(directory)
     confinement.template_filter.install()
@@ -68,7 +68,9 @@ def main(control: socket.socket, order: dict[str, Any], source: str, confinement
         tools = load(source, order["tools"], order["limits"])
     except RejectedError as error:
         control.send(json.dumps({"rejected": str(error)}).encode())
+        control.recv(1)  # until the server has read it and closes: gVisor may drop what a dead process sent
         os._exit(1)
+    os.chmod(directory, 0o300)  # sessions cannot list it: a sibling's folder has an unguessable name
     Template(control, tools, directory, order["stateless"], confinement).run()
 
 

@@ -45,7 +45,7 @@ def main(control_fd: int) -> None:
     sys.path[:] = [path for path in sys.path if path not in settings["own_paths"]]
     if settings["scratch_is_new"]:
         os.makedirs(settings["scratch"], exist_ok=True)
-        os.chmod(settings["scratch"], 0o1733)
+        os.chmod(settings["scratch"], 0o1333)
     if settings["drop_user"]:
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
