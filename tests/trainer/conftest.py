@@ -1,4 +1,4 @@
-"""A small real tokenizer with chat templates of three families, environments over a table of cities, policies."""
+"""A small real tokenizer with chat templates of several families, environments over a table of cities, policies."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,6 +8,7 @@ from astra_api.environment import Environment
 from astra_sandbox.fake import FakeSandbox
 from astra_trainer.chat import ChatFormat
 from astra_trainer.generation import Generation
+from astra_trainer.tiny import chat_template
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AddedToken, PreTrainedTokenizerFast
 
@@ -67,7 +68,13 @@ HEADERS = """\
 
 {% endif %}"""
 
-TEMPLATES = {"hermes": HERMES, "thinking": THINKING, "headers": HEADERS}
+TEMPLATES = {
+    "hermes": HERMES,
+    "thinking": THINKING,
+    "headers": HEADERS,
+    "compact": chat_template("compact"),
+    "chatml_tools": chat_template("chatml_tools"),
+}
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 SPECIAL += ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>"]
 MARKERS = ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>"]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 from astra_api.records import Message, ToolCall, ToolSpec
 from astra_trainer.chat import ChatFormat, ChatTemplateError
+from astra_trainer.tiny import train_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
@@ -129,6 +130,16 @@ def test_any_token_sequence_can_be_read(chat: ChatFormat, seed: int, length: int
 def test_arguments_of_a_demonstration_must_be_an_object(chat: ChatFormat) -> None:
     with pytest.raises(ValueError, match="not a JSON object"):
         chat.assistant_turn("", [ToolCall(tool="f", arguments_json="[1]")])
+
+
+def test_the_tiny_preset_has_a_marker_for_each_token_that_matters() -> None:
+    """Its call markers are special tokens, and still do not end a turn."""
+    tokenizer = train_tokenizer(iter(["How many people live in Paris? city_population 2148000"] * 5), 300)
+    chat = ChatFormat(tokenizer)
+    assert {chat.text([token]) for token in chat.stop_ids} == {"<|im_end|>"}
+    assert chat.parse(chat.assistant_turn("", CALLS))[1] == CALLS
+    assert HOSTILE in chat.text(chat.tool_responses([HOSTILE]))
+    assert sum(token in chat.stop_ids for token in chat.tool_responses([HOSTILE])) == 1
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,13 @@ async def test_one_bad_environment_stops_them_all(
         await demonstrate_all(episodes, sandbox=fake_sandbox, chat=chat, settings=NEVER, seed=0)
 
 
+async def test_a_cycle_is_refused_by_name(demonstrated: Any, make_environment: Callable[..., Environment]) -> None:
+    steps = [{"id": a, "question": "?", "answer": 1, "dependsOn": [b]} for a, b in (("s1", "s2"), ("s2", "s1"))]
+    environment = make_environment(steps=steps)
+    with pytest.raises(GoldMismatch, match=r"cities: spec\.steps: .*cycle"):
+        await demonstrated(Episode(environment, environment.toolset.tools))
+
+
 async def test_reasoning_steps_take_no_turn(demonstrated: Any, make_environment: Callable[..., Environment]) -> None:
     call = {"tool": "city_population", "arguments": {"city": "Oslo"}}
     steps = [

@@ -138,6 +138,16 @@ async def test_an_outage_stops_the_run_instead_of_hiding(
         await rolled_out(requests, sandbox=flaky)
 
 
+async def test_one_rejected_toolset_is_no_outage(rolled_out: Any, make_environment: Callable[..., Environment]) -> None:
+    """Even when it is all that was asked: the next round asks for others."""
+    tool = {"name": "gone", "description": "Its source does not define it.", "parameters": {}}
+    environment = make_environment(name="rejected", tools=[tool])
+    request = GroupRequest(Episode(environment, environment.toolset.tools), Place(stage="rl", step=1, group=0), 2)
+    results = await rolled_out([request])
+    assert not results.groups
+    assert [(reject.name, reject.reason) for reject in results.excluded] == [("rejected", "ToolsetRejected")]
+
+
 async def test_a_bug_in_the_policy_is_not_an_infrastructure_failure(
     requests: list[GroupRequest], chat: ChatFormat, fake_sandbox: FakeSandbox
 ) -> None:

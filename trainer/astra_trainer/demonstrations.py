@@ -14,6 +14,7 @@ from typing import Any
 
 from astra_api.canonical import NotCanonicalError, parse_json
 from astra_api.environment import Environment, Step
+from astra_api.errors import BadInput
 from astra_api.graph import levels
 from astra_api.records import ToolCall, ToolError, ToolErrorKind, ToolOutcome, ToolResult, Trajectory
 from astra_sandbox.interface import Sandbox
@@ -23,8 +24,8 @@ from astra_trainer.rollout import Episode, EpisodeSessions, Place, Transcript, s
 from astra_trainer.seeds import derive_seed
 
 
-class GoldMismatch(ValueError):
-    """A gold call did not give its gold answer: the environment must be verified again, never trained on."""
+class GoldMismatch(BadInput):
+    """The gold steps do not hold: the environment must be mended and verified, never trained on."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class _Expert:
         self._struck = self._rng.choice(steps) if recovers else None  # the step whose first call fails
 
     async def trajectory(self) -> Trajectory:
-        for level in levels(self._environment.spec.steps):
+        for level in self._levels():
             moves = [self._move(step) for step in level if step.call is not None]
             if moves:
                 await self._turn(moves)
@@ -129,6 +130,12 @@ class _Expert:
             unsolved = {step.id for step in self._environment.spec.tool_steps} - set(finished.reward.solved)
             raise GoldMismatch(f"{self._environment.name}: the gold calls leave steps {sorted(unsolved)} unsolved")
         return finished
+
+    def _levels(self) -> list[list[Step]]:
+        try:
+            return levels(self._environment.spec.steps)
+        except ValueError as error:
+            raise GoldMismatch(f"{self._environment.name}: spec.steps: {error}") from None
 
     def _move(self, step: Step) -> _Move:
         call = gold_call(step)

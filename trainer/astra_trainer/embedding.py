@@ -26,7 +26,7 @@ class Embedder(Protocol):
 class NgramEmbedder:
     """Hashed TF-IDF of words, word pairs and character trigrams: no model, no download, the same everywhere."""
 
-    def __init__(self, dimensions: int = 2048):
+    def __init__(self, dimensions: int = 1024):
         self._dimensions = dimensions
 
     def embed(self, texts: Sequence[str]) -> Vectors:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from astra_api.environment import Environment
+from astra_api.errors import BadInput
 from astra_api.records import Reject, Trajectory
 from astra_sandbox.interface import Sandbox
 
@@ -45,10 +46,11 @@ async def evaluate(
     """Rolls out each environment `samples` times under `settings` (temperature 0: greedy).
 
     The mixed-in tools and the sampling seeds do not depend on `stage` or `step`, so that checkpoints are compared on
-    equal prompts. Raises ValueError without environments, and SandboxError when the sandbox failed all of them.
+    equal prompts. Raises BadInput without environments or when no prompt fits, and SandboxError when the sandbox failed
+    them all.
     """
     if not environments:
-        raise ValueError("no held-out environment to evaluate on")
+        raise BadInput("no held-out environment to evaluate on")
     requests = [
         GroupRequest(
             episode=mixer.episode(environment, seed=seed, index=number, step=0),
@@ -61,7 +63,7 @@ async def evaluate(
         requests, sandbox=sandbox, generator=generator, chat=chat, settings=settings, concurrency=concurrency
     )
     if not results.groups:
-        raise ValueError(f"no held-out environment could be rolled out: {results.excluded[0].message}")
+        raise BadInput(f"no held-out environment could be rolled out: {results.excluded[0].message}")
     trajectories = [trajectory for group in results.groups for trajectory in group.trajectories]
     rewards = [trajectory.reward for trajectory in trajectories]
     domains = sorted({trajectory.domain for trajectory in trajectories})

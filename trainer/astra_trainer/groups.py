@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from astra_api.records import Record, Reject, Trajectory
-from astra_sandbox.interface import Sandbox, SandboxError
+from astra_sandbox.interface import ReplayDiverged, Sandbox, SandboxError, ToolsetRejected
 
 from astra_trainer.chat import ChatFormat
 from astra_trainer.generation import Generator
@@ -21,6 +21,8 @@ from astra_trainer.rollout import (
     run_rollout,
     session_limits,
 )
+
+_OWN_FAULTS = (ToolsetRejected, ReplayDiverged)  # of one environment, whatever the server
 
 
 class Group(Record):
@@ -63,8 +65,8 @@ async def roll_out_groups(
 
     A trajectory is a function of its request, not of what runs beside it. A running group holds `size` sessions and up
     to as many again for mixed-in tools: choose `concurrency` so that they fit the sandboxes' capacity. A request that
-    fails with a SandboxError or PromptTooLong is listed in `excluded` with its reason. Raises SandboxError when every
-    request failed in the sandbox: with nothing left to train on, going on would hide an outage.
+    fails with a SandboxError or PromptTooLong is listed in `excluded` with its reason. Raises SandboxError when nothing
+    was rolled out and the servers are to blame (not one environment's source): going on would hide an outage.
     """
     gate = asyncio.Semaphore(concurrency)
 
@@ -78,16 +80,16 @@ async def roll_out_groups(
     async with _UnwrappingTasks() as tasks:
         running = [tasks.create_task(one(request)) for request in requests]
     results = [task.result() for task in running]
-    failures = [result for result in results if not isinstance(result, Group)]
-    outages = [failure for failure in failures if isinstance(failure, SandboxError)]
-    if outages and len(outages) == len(results):
+    groups = [result for result in results if isinstance(result, Group)]
+    outages = [result for result in results if isinstance(result, SandboxError) and not isinstance(result, _OWN_FAULTS)]
+    if outages and not groups:
         raise outages[0]
     excluded = [
         Reject(name=request.episode.name, stage="rollout", reason=type(failure).__name__, message=str(failure))
         for request, failure in zip(requests, results, strict=True)
         if not isinstance(failure, Group)
     ]
-    return GroupResults(groups=[result for result in results if isinstance(result, Group)], excluded=excluded)
+    return GroupResults(groups=groups, excluded=excluded)
 
 
 async def _roll_out(
@@ -117,8 +119,7 @@ async def _roll_out(
                 for index, session in enumerate(sessions)
             ]
     finally:
-        for session in sessions:
-            await session.close()
+        await asyncio.gather(*(session.close() for session in sessions))
     return Group(trajectories=tuple(task.result() for task in running))
 
 

@@ -70,7 +70,7 @@ class ToolMixer:
         texts = {tool.document: tool_document(tool.spec) for tool in [*self._pool, *own]}
         self._row = {document: row for row, document in enumerate(sorted(texts))}
         self._vectors: Vectors = (embedder or NgramEmbedder()).embed([texts[document] for document in self._row])
-        self._pool_rows = np.array([self._row[tool.document] for tool in self._pool], dtype=np.intp)
+        self._pool_vectors = self._vectors[np.array([self._row[tool.document] for tool in self._pool], dtype=np.intp)]
         self._bands: dict[tuple[str, str], dict[str, list[PooledTool]]] = {}
 
     def episode(self, environment: Environment, *, seed: int, index: int, step: int) -> Episode:
@@ -103,8 +103,8 @@ class ToolMixer:
         own = [PooledTool(tool, environment.toolset, domain).document for tool in environment.toolset.tools]
         if missing := [document for document in own if document not in self._row]:
             raise ValueError(f"{environment.name}: {len(missing)} of its tools were not given to the mixer")
-        cosine = self._vectors[[self._row[document] for document in own]] @ self._vectors[self._pool_rows[candidates]].T
-        similarity = normalised(cosine).max(axis=0)
+        cosine = self._vectors[[self._row[document] for document in own]] @ self._pool_vectors.T
+        similarity = normalised(cosine[:, candidates]).max(axis=0)
         low = similarity < self._settings.medium
         high = similarity > self._settings.high
         masks = dict(zip(BANDS, (low, ~low & ~high, high), strict=True))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from astra_api.environment import Environment
+from astra_api.errors import BadInput
 from astra_api.records import (
     CallRecord,
     Message,
@@ -32,7 +33,7 @@ Stage = Literal["base", "sft", "rl"]
 Split = Literal["train", "holdout"]
 
 
-class PromptTooLong(ValueError):
+class PromptTooLong(BadInput):
     """The question and its tools alone exceed `max_prompt_tokens`."""
 
 
