@@ -166,10 +166,9 @@ class FakeSession:
     def _restart(self) -> None:
         """What a server does when a call ended the process: a fresh one, with the surviving calls run again."""
         self._start()
-        if not self._stored.stateless:
-            for past in self._log:
-                if not (isinstance(past.outcome, ToolError) and past.outcome.ended_process):
-                    self._run(past.tool, past.arguments_json)
+        for past in self._log:
+            if not (isinstance(past.outcome, ToolError) and past.outcome.ended_process):
+                self._run(past.tool, past.arguments_json)
 
     def _run(self, tool: str, arguments_json: str) -> ToolOutcome:
         check = self._stored.checks.get(tool)

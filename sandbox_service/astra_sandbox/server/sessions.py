@@ -1,7 +1,8 @@
 """A session as the server sees it: a log of calls, and now and then a process that runs them.
 
 Calls run one at a time in the order received. A call that ends its process is answered; the next one gets a fresh
-process, in which a stateful session's surviving calls were run again.
+process, in which the session's surviving calls were run again. That is so for stateless toolsets too: nothing but their
+author's word says that they keep no state, and a session must not depend on what happened to its processes.
 """
 
 import asyncio
@@ -245,13 +246,12 @@ class ServerSession:
             self._settle(response)
 
     async def _revive(self, call: _Call) -> None:
-        """Forks a process for `call`; a stateful session first repeats its surviving calls."""
+        """Forks a process for `call` and repeats the surviving calls in it."""
         try:
             forked = await self._templates.fork(self._toolset, self._variant, 1, self._seed, self._limits)
             self._adopt(forked[0])
-            if not self._toolset.stateless:
-                for past in [past for past in self._calls.values() if past.executed]:
-                    await self._repeat(past)
+            for past in [past for past in self._calls.values() if past.executed]:
+                await self._repeat(past)
         except (WorkerLostError, LoadRejectedError, ReplayError) as error:
             if isinstance(error, ReplayError) and not call.future.done():
                 call.future.set_exception(error)
