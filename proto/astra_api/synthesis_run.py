@@ -25,12 +25,41 @@ class Teacher(Resource):
     api_key_secret: SecretKey | None = None
 
 
+ToolKind = Literal[
+    "lookup", "reverse", "members", "count", "aggregate", "summary",
+    "extreme", "rank", "top", "next", "filter", "arithmetic", "convert",
+]  # fmt: skip
+
+
+class ToolCount(Resource):
+    """How many tools a toolset has."""
+
+    min: Annotated[Integer, Field(ge=1, le=32)] = 3
+    max: Annotated[Integer, Field(ge=1, le=32)] = 7
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is more than max {self.max}")
+        return self
+
+
+class TableToolsets(Resource):
+    """The toolsets that serve tables: each knows its own rows, and serves several environments."""
+
+    tools: ToolCount = Field(default_factory=ToolCount)
+    kinds: Annotated[list[ToolKind], Field(min_length=1)] | None = None  # all, unless given
+    rows: Annotated[Integer, Field(ge=4, le=2000)] = 60  # of a toolset, at most
+    environments: Annotated[Integer, Field(ge=1, le=100)] = 6  # that share a toolset
+
+
 class TablesSource(Resource):
-    """Tables and a description of them: a shipped pack by name, or a user's YAML by path."""
+    """Tables and a description of them: a shipped pack by name, or a user's YAML by path (relative to the run's file)."""
 
     type: Literal["tables"]
     pack: Annotated[str, Field(min_length=1)] | None = None
     path: Annotated[str, Field(min_length=1)] | None = None
+    toolset: TableToolsets = Field(default_factory=TableToolsets)
 
     @model_validator(mode="after")
     def _one(self) -> Self:

@@ -20,8 +20,8 @@ def _records() -> list[dict[str, Any]]:
     """Airports whose names and regions mean one place each."""
     import airportsdata
 
-    found = [
-        record | {key: geonames.english(record[key]) for key in ("name", "city", "subd")}
+    found: list[dict[str, Any]] = [
+        dict(record) | {key: geonames.english(record[key]) for key in ("name", "city", "subd")}
         for record in airportsdata.load("IATA").values()
     ]
     found = [record for record in found if record["subd"] and record["name"] and record["city"]]

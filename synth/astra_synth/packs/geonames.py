@@ -67,7 +67,7 @@ def _largest(cities: Sequence[Any]) -> list[Any]:
     return sorted(cities, key=lambda city: (-city["population"], city["name"]))[:_CITIES]
 
 
-_ENGLISH = str.maketrans("ıøØłŁđĐ\u2018\u2019\u02bc\u02bb\u2013", "ioOlLdD\'\'\'\'-")
+_ENGLISH = str.maketrans("ıøØłŁđĐ\u2018\u2019\u02bc\u02bb\u2013", "ioOlLdD''''-")
 
 
 def english(name: str) -> str:

@@ -89,7 +89,12 @@ def _subdivisions() -> Iterator[RawRow]:
     import pycountry
 
     rows: list[dict[str, Any]] = [
-        {"name": geonames.english(item.name), "code": item.code, "type": item.type.lower(), "country": _name(item.country_code)}
+        {
+            "name": geonames.english(item.name),
+            "code": item.code,
+            "type": item.type.lower(),
+            "country": _name(item.country_code),
+        }
         for item in pycountry.subdivisions
         if item.parent_code is None and _name(item.country_code) and len(item.name) <= 40 and "[" not in item.name
     ]

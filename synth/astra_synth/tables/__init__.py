@@ -1,7 +1,7 @@
 """Tables to arenas: a pack describes tables, shards cut them, toolsets serve them, plans ask about them.
 
-    from astra_synth.tables import generate
-    for environment in generate("geography", count=100, seed=7, min_hops=1, max_hops=3): ...
+from astra_synth.tables import generate
+for environment in generate("geography", count=100, seed=7, min_hops=1, max_hops=3): ...
 """
 
 from astra_synth.tables.generate import Generator, Made, Recipe

@@ -78,7 +78,10 @@ class Difference(Join):
         return [f"the difference between {things[0]} and {things[1]}"]
 
     def asks(self, things: Sequence[str], noun: str) -> list[str]:
-        return [f"By how much do {things[0]} and {things[1]} differ?", f"How far apart are {things[0]} and {things[1]}?"]
+        return [
+            f"By how much do {things[0]} and {things[1]} differ?",
+            f"How far apart are {things[0]} and {things[1]}?",
+        ]
 
 
 class Ratio(Join):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from astra_api.environment import Scenario
 
@@ -13,6 +13,7 @@ from astra_synth.tables.groups import ColumnOperation, GroupOperation, Members
 from astra_synth.tables.lookups import Lookup
 from astra_synth.tables.operation import Kind, Operation
 from astra_synth.tables.plan import Draft, End, Literal, Sketch, Spread, Unfit
+from astra_synth.tables.rankings import Next
 from astra_synth.tables.shard import Shard
 
 _T = TypeVar("_T")
@@ -40,8 +41,12 @@ class Composer:
                 return rng.choice(ways)(hops, rng)
 
     @cached_property
+    def _domains(self) -> dict[Operation, list[Any]]:
+        return {operation: operation.domain(self.shard) for operation in self.operations}
+
+    @cached_property
     def _starts(self) -> list[Operation]:
-        return [operation for operation in self.operations if operation.domain(self.shard)]
+        return [operation for operation in self.operations if self._domains[operation]]
 
     def _length_fits(self, operation: Operation, length: int, gives: Callable[[Kind], bool]) -> bool:
         if length == 1:
@@ -49,7 +54,11 @@ class Composer:
         return any(self._length_fits(after, length - 1, gives) for after in self._after(operation))
 
     def _after(self, operation: Operation) -> list[Operation]:
-        return [after for after in self.operations if after.takes == operation.gives and after != operation]
+        return [
+            after
+            for after in self.operations
+            if after.takes == operation.gives and (after != operation or isinstance(after, Next))
+        ]
 
     def _chain(self, length: int, rng: Random, gives: Callable[[Kind], bool] = lambda _: True) -> Draft:
         first = _pick([o for o in self._starts if self._length_fits(o, length, gives)], rng)
@@ -63,10 +72,10 @@ class Composer:
         return draft
 
     def _literal(self, operation: Operation, rng: Random) -> Literal:
-        return Literal(operation.takes, rng.choice(operation.domain(self.shard)))
+        return Literal(operation.takes, rng.choice(self._domains[operation]))
 
     def _literals(self, operation: Operation, count: int, rng: Random) -> list[Literal]:
-        domain = operation.domain(self.shard)
+        domain = self._domains[operation]
         if len(domain) < count:
             raise Unfit
         return [Literal(operation.takes, value) for value in rng.sample(domain, count)]
@@ -79,7 +88,7 @@ class Composer:
             alike = [
                 o
                 for o in self._starts
-                if o.takes == start.takes and o.gives.sort != "list" and about.value in o.domain(self.shard)
+                if o.takes == start.takes and o.gives.sort != "list" and about.value in self._domains[o]
             ]
             if len(alike) < hops:
                 raise Unfit
@@ -141,7 +150,9 @@ class Composer:
         length = rng.randint(1, max(1, hops - 2))
         members = self._chain(length, rng, lambda kind: kind.sort == "list")
         table = members.operation.gives.table
-        each = [o for o in self.operations if isinstance(o, Lookup) and o.table == table and not self._shortcut(members, o)]
+        each = [
+            o for o in self.operations if isinstance(o, Lookup) and o.table == table and not self._shortcut(members, o)
+        ]
         operation = _pick(each, rng)
         branches = (Spread(operation, members),)
         if operation.gives.sort == "quantity" and self.joins and rng.random() < 0.6:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-from astra_api.canonical import MAX_INTEGER
+from astra_api.canonical import MAX_INTEGER, digest
 
 from astra_synth.tables.pack import Column, Pack, PackError, TableSpec
 from astra_synth.tables.reading import RawRow, quoted, read_rows
@@ -60,6 +60,16 @@ class Dataset:
         return found
 
     @cached_property
+    def fingerprint(self) -> str:
+        """`sha256:...` of the pack and every row: other tables make other environments."""
+        content = [self.pack.model_dump(mode="json"), [[str(key), dict(row)] for key, row in self._rows()]]
+        return digest(content)
+
+    def _rows(self) -> Iterator[tuple[Any, Row]]:
+        for table in self.tables.values():
+            yield from table.rows.items()
+
+    @cached_property
     def database(self) -> duckdb.DuckDBPyConnection:
         """The whole tables in an in-memory database: table t has the column `key` and the pack's columns."""
         connection = duckdb.connect(config={"threads": 1})
@@ -107,10 +117,11 @@ def _raw(spec: TableSpec, where: str, folder: Path, loaders: Mapping[str, Loader
     origin = spec.origin
     if origin.file is not None:
         return read_rows(folder / origin.file, origin.table, where)
-    if origin.package not in loaders:
-        raise PackError(f"{where}.package: no loader {origin.package!r}; loaders are {', '.join(sorted(loaders))}")
+    package = origin.package or ""
+    if package not in loaders:
+        raise PackError(f"{where}.package: no loader {package!r}; loaders are {', '.join(sorted(loaders))}")
     try:
-        return loaders[origin.package](str(origin.table))
+        return loaders[package](str(origin.table))
     except KeyError:
         raise PackError(f"{where}.table: {origin.package} has no table {origin.table!r}") from None
     except ImportError as error:
@@ -123,7 +134,9 @@ def _typed(name: str, spec: TableSpec, pack: Pack, raw: Sequence[RawRow], where:
     names = {column: column_spec.column or column for column, column_spec in spec.columns.items()}
     for field, wanted in {"key": spec.key, **{f"columns.{column}": names[column] for column in names}}.items():
         if wanted not in raw[0]:
-            raise PackError(f"{where}.{field}: the table has no column {wanted!r}; it has {', '.join(map(str, raw[0]))}")
+            raise PackError(
+                f"{where}.{field}: the table has no column {wanted!r}; it has {', '.join(map(str, raw[0]))}"
+            )
     rows: dict[Any, Row] = {}
     folded: dict[str, int] = {}
     for number, source in enumerate(raw, start=1):
@@ -157,7 +170,9 @@ def _check_references(table: Table, tables: Mapping[str, Table], where: str) -> 
         if spec.references is None:
             continue
         parent = tables[spec.references].rows
-        lost = sorted({str(row[column]) for row in table.rows.values() if row[column] is not None and row[column] not in parent})
+        lost = sorted(
+            {str(row[column]) for row in table.rows.values() if row[column] is not None and row[column] not in parent}
+        )
         if lost:
             raise PackError(
                 f"{where}.columns.{column}.references: table {spec.references} has no row {', '.join(map(repr, lost[:3]))}"

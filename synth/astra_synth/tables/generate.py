@@ -28,7 +28,8 @@ from astra_synth.tables.shard import ShardPlan, seeded
 from astra_synth.tables.toolset import TableToolset, ToolsetShape, toolset_for
 
 _DRAWS = 400  # of one (scenario, hops); most miss the environment's slot or the length
-_GOALS = 8  # (scenario, hops) tried before an environment is given up
+_HOPELESS = 60  # draws without a sketch, after which the tools are taken to have none
+_GOALS = 10  # (scenario, hops) tried before an environment is given up
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,9 @@ class Generator:
             found = self._question(toolset, index, scenario, hops, f"{skip}/{attempt}", rejects)
             if found is not None:
                 return Made(index, found, tuple(rejects))
-        rejects.append(self._reject(index, "compose", Undefined("exhausted", "the tools of its toolset ask nothing more")))
+        rejects.append(
+            self._reject(index, "compose", Undefined("exhausted", "the tools of its toolset ask nothing more"))
+        )
         return Made(index, None, tuple(rejects))
 
     def _make_toolset(self, number: int) -> TableToolset:
@@ -95,10 +98,13 @@ class Generator:
         slots = self.recipe.shape.environments
         composer = toolset.composer
         rng = seeded(self.recipe.seed, self.dataset.pack.name, "draws", index, attempt)
-        troubles = 0
-        for _ in range(_DRAWS):
+        troubles = drawn = 0
+        for draw in range(_DRAWS):
+            if draw >= _HOPELESS and not drawn:
+                return None
             try:
                 sketch = composer.sketch(scenario, hops, rng)
+                drawn += 1
                 if crc32(sketch.signature().encode()) % slots != index % slots:
                     continue  # another environment of this toolset may ask that
                 root = realise(sketch, toolset.shard, rng, hops)
@@ -192,5 +198,5 @@ def _tools(toolset: TableToolset) -> list[Tool]:
                 "additionalProperties": False,
             },
         )
-        for tool in (*toolset.operations, *toolset.joins)
+        for tool in toolset.tools
     ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from random import Random
 from typing import Any, Literal
 
@@ -123,7 +124,10 @@ class Members(GroupOperation):
 
     def asks(self, about: str, extra: Mapping[str, Any]) -> list[str]:
         plural = self.child.plural
-        return [f"Which {plural} {self.within(about)} are listed?", f"List all {plural} {self.within(about)} in alphabetical order."]
+        return [
+            f"Which {plural} {self.within(about)} are listed?",
+            f"List all {plural} {self.within(about)} in alphabetical order.",
+        ]
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,10 @@ class Count(GroupOperation):
 
     def asks(self, about: str, extra: Mapping[str, Any]) -> list[str]:
         plural = self.child.plural
-        return [f"How many {plural} {self.within(about)} are listed?", f"How many {plural} are there {self.within(about)}?"]
+        return [
+            f"How many {plural} {self.within(about)} are listed?",
+            f"How many {plural} are there {self.within(about)}?",
+        ]
 
 
 @dataclass(frozen=True)
@@ -315,13 +322,14 @@ class Summary(ColumnOperation):
 
     def source(self) -> str:
         known = "".join(
-            f"    if statistic == {s!r}:\n        return {PYTHON_STATISTIC[s].format(digits=self.digits)}\n" for s in self._statistics
+            f"    if statistic == {s!r}:\n        return {PYTHON_STATISTIC[s].format(digits=self.digits)}\n"
+            for s in self._statistics
         )
         return (
             f"def {self.name}({self.parameters[0].name}, statistic):\n"
             f"    values = [value for value, _ in {self.values_in_group}]\n"
             f"{known}"
-            f"    raise LookupError(f\"no statistic named {{statistic!r}}\")\n"
+            f'    raise LookupError(f"no statistic named {{statistic!r}}")\n'
         )
 
     def phrases(self, about: str, extra: Mapping[str, Any]) -> list[str]:
@@ -340,7 +348,9 @@ class Over(ColumnOperation):
     def description(self) -> str:
         unit = f" in {self.quantity.unit}" if self.quantity.unit else ""
         noun = f"{a(self.quantity.noun)}{unit}"
-        return f"The {self.child.plural} {self.within(a(self.noun))} with {noun} above a minimum, in alphabetical order."
+        return (
+            f"The {self.child.plural} {self.within(a(self.noun))} with {noun} above a minimum, in alphabetical order."
+        )
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -357,7 +367,7 @@ class Over(ColumnOperation):
 
     def sample(self, shard: Shard, first: Any, rng: Random) -> dict[str, Any]:
         ranked = sorted(self.values(shard, first).values())
-        cuts = [(low, high) for low, high in zip(ranked, ranked[1:], strict=False) if low < high]
+        cuts = [(low, high) for low, high in pairwise(ranked) if low < high]
         if not cuts:
             raise Undefined("tie")
         low, high = rng.choice(cuts)
@@ -421,7 +431,10 @@ class Matching(GroupOperation):
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
-        return (*super().parameters, Parameter(snake(self._word), {"type": "string", "description": f"The {self._word}."}))
+        return (
+            *super().parameters,
+            Parameter(snake(self._word), {"type": "string", "description": f"The {self._word}."}),
+        )
 
     @property
     def gives(self) -> Kind:
@@ -463,7 +476,7 @@ class Matching(GroupOperation):
             f"    rows = _{self.grouping.table.upper()}\n"
             f"    found = [key for key in {self.rows_in_group} if str(rows[key][{self.category!r}]).casefold() == wanted]\n"
             f"    if not found:\n"
-            f"        raise LookupError(f\"no {self.child.noun} with the {self._word} {{{word}!r}}\")\n"
+            f'        raise LookupError(f"no {self.child.noun} with the {self._word} {{{word}!r}}")\n'
             f"    return sorted(found)\n"
         )
 

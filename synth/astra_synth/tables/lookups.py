@@ -150,11 +150,14 @@ class Reverse(Operation):
             f"    for key, row in _{self.table.upper()}.items():\n"
             f"        if str(row[{self.column!r}]).casefold() == wanted:\n"
             f"            return key\n"
-            f"    raise LookupError(f\"no {self._table.noun} with the {self._word} {{{parameter}!r}}\")\n"
+            f'    raise LookupError(f"no {self._table.noun} with the {self._word} {{{parameter}!r}}")\n'
         )
 
     def phrases(self, about: str, extra: Mapping[str, Any]) -> list[str]:
-        return [f"the {self._table.noun} with the {self._word} {about}", f"the {self._table.noun} whose {self._word} is {about}"]
+        return [
+            f"the {self._table.noun} with the {self._word} {about}",
+            f"the {self._table.noun} whose {self._word} is {about}",
+        ]
 
     def asks(self, about: str, extra: Mapping[str, Any]) -> list[str]:
         return [f"Which {self._table.noun} has the {self._word} {about}?"]

@@ -8,25 +8,25 @@ from astra_synth.tables.operation import Operation
 from astra_synth.tables.shard import Shard
 
 _HELPERS = {
-    "_row": '''def _row(rows, noun, key):
+    "_row": """def _row(rows, noun, key):
     wanted = str(key).strip().casefold()
     for name, row in rows.items():
         if str(name).casefold() == wanted:
             return row
     raise LookupError(f"no {noun} named {key!r}")
-''',
-    "_known": '''def _known(value, noun):
+""",
+    "_known": """def _known(value, noun):
     if value is None:
         raise LookupError(f"the {noun} is not on record")
     return value
-''',
-    "_pairs": '''def _pairs(rows, keys, column):
+""",
+    "_pairs": """def _pairs(rows, keys, column):
     return [(rows[key][column], key) for key in keys if rows[key][column] is not None]
-''',
-    "_rounded": '''def _rounded(number, digits):
+""",
+    "_rounded": """def _rounded(number, digits):
     number = round(number, digits)
     return int(number) if number == int(number) else number
-''',
+""",
 }
 
 
@@ -43,7 +43,7 @@ def render(title: str, shard: Shard, operations: Sequence[Operation], joins: Seq
     for table, rows in shard.rows.items():
         if table in columns:
             kept = [column for column in shard.dataset.pack.tables[table].columns if column in columns[table]]
-            lines = "".join(f"    {key!r}: {({c: row[c] for c in kept})!r},\n" for key, row in rows.items())
+            lines = "".join(f"    {key!r}: { ({c: row[c] for c in kept})!r},\n" for key, row in rows.items())
             parts.append(f"_{table.upper()} = {{\n{lines}}}\n")
     for grouping, complete in shard.groups.items():
         if grouping in groups:

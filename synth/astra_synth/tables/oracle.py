@@ -19,10 +19,14 @@ def check(dataset: Dataset, root: Node) -> None:
         found: Any = [row[0] for row in rows]
         if not query.many:
             if len(found) != 1:
-                raise Undefined("table-disagrees", f"{node.tool}{node.arguments()}: {len(found)} rows in the table answer it")
+                raise Undefined(
+                    "table-disagrees", f"{node.tool}{node.arguments()}: {len(found)} rows in the table answer it"
+                )
             found = found[0]
         if not _agrees(node.value, found, query.digits):
-            raise Undefined("table-disagrees", f"{node.tool}{node.arguments()}: {node.value!r}, but the table says {found!r}")
+            raise Undefined(
+                "table-disagrees", f"{node.tool}{node.arguments()}: {node.value!r}, but the table says {found!r}"
+            )
 
 
 def _query(node: Node) -> Query | None:

@@ -6,6 +6,7 @@ Everything a question says comes from here; nothing is guessed from column names
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+from astra_api.errors import BadInput
 from astra_api.yaml_documents import YamlError, documents
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -14,7 +15,7 @@ Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
 Phrase = Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$", max_length=200)]  # text with one {} for what it is about
 
 
-class PackError(ValueError):
+class PackError(BadInput):
     """A pack or one of its tables is unusable; the message names the file, the field and what to do."""
 
 

@@ -214,7 +214,9 @@ def _check_distinct(nodes: Sequence[Node]) -> None:
         raise Unfit
     answers = [(node.tool, repr(node.value)) for node in nodes]
     if len(set(answers)) < len(answers):
-        raise Undefined("repeated-answer", f"{answers[0][0]}: two steps give one answer, and no judge could tell which was found")
+        raise Undefined(
+            "repeated-answer", f"{answers[0][0]}: two steps give one answer, and no judge could tell which was found"
+        )
 
 
 def _signed(branch: Draft | Spread | Literal) -> str:

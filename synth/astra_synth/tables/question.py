@@ -41,7 +41,9 @@ class Narrator:
 
     def step(self, node: Node) -> str:
         """One step's question, with the values of earlier steps filled in."""
-        known = {id(source): self._value(source.kind, source.value) for source in node.inputs if isinstance(source, Node)}
+        known = {
+            id(source): self._value(source.kind, source.value) for source in node.inputs if isinstance(source, Node)
+        }
         if node.end is not None and node.end.join is not None:
             known = {key: plain(source.value) for key, source in zip(known, node.inputs, strict=False)}
         if node.end is not None and node.end.name == "list":
@@ -90,7 +92,9 @@ class Narrator:
         things = self._things(node, known)
         if node.end.join is None:
             both = "in that order"
-            return self._pick(("What are {}, {}?", "Find {}, {}.", "Give me {}, {}.")).format(enumerate_words(things), both)
+            return self._pick(("What are {}, {}?", "Find {}, {}.", "Give me {}, {}.")).format(
+                enumerate_words(things), both
+            )
         asks = node.end.join.asks(things, "")
         if asks and self._rng.random() < 0.5:
             return capital(self._pick(asks))
@@ -109,14 +113,18 @@ class Narrator:
                 word = "highest" if node.end.name == "most" else "lowest"
                 return f"Which of {members} has the {word} {noun}?"
             case "add":
-                return self._pick(_ONE).format(self._pick((f"the combined {noun} of {members}", f"the total {noun} of {members}")))
+                return self._pick(_ONE).format(
+                    self._pick((f"the combined {noun} of {members}", f"the total {noun} of {members}"))
+                )
             case "average":
                 return self._pick(_ONE).format(f"the average {noun} of {members}, rounded to two decimals")
             case "difference" if few:
                 return self._pick(_ONE).format(f"the difference in {noun} between {members}")
             case _:
                 order = f"taking them {listed.operation.order}"
-                return self._pick(("What is the {} of each of {}, {}?", "Give the {} of each of {}, {}.")).format(noun, members, order)
+                return self._pick(("What is the {} of each of {}, {}?", "Give the {} of each of {}, {}.")).format(
+                    noun, members, order
+                )
 
     def _things(self, node: Node, known: Mapping[int, str]) -> list[str]:
         """Phrases for the branches; later ones that only differ in what they are about say "that of"."""
@@ -124,7 +132,10 @@ class Narrator:
         if all(id(branch) in known for branch in branches):
             return [known[id(branch)] for branch in branches]
         first = branches[0].operation
-        if all(branch.operation == first and branch.extra == branches[0].extra for branch in branches) and first is not None:
+        if (
+            all(branch.operation == first and branch.extra == branches[0].extra for branch in branches)
+            and first is not None
+        ):
             pattern = self._pick([p for p in first.phrases("\0", branches[0].extra) if p.count("\0") == 1] or ["\0"])
             spoken = [pattern.replace("\0", self._about(branch.inputs[0], known)) for branch in branches]
             if pattern.startswith("the ") and pattern.endswith(" of \0"):

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 from typing import Any, Literal
 
 from astra_synth.tables.groups import ColumnOperation
-from astra_synth.tables.operation import Kind, Parameter, Query, Undefined, snake
+from astra_synth.tables.operation import Kind, Needs, Parameter, Query, Undefined, key_parameter, snake
 from astra_synth.tables.reading import quoted
 from astra_synth.tables.shard import Shard
 from astra_synth.tables.wording import a, number_word, ordinal
@@ -37,7 +38,7 @@ class Ranking(ColumnOperation):
         ordered = sorted(values, key=lambda key: values[key], reverse=self.direction == "high")
         if len(ordered) < upto:
             raise Undefined("short-group")
-        for left, right in zip(ordered[:upto], ordered[1 : upto + 1], strict=False):
+        for left, right in pairwise(ordered[: upto + 1]):
             if values[left] == values[right]:
                 raise Undefined("tie")
         return ordered
@@ -52,7 +53,9 @@ class Ranking(ColumnOperation):
     @property
     def _sql(self) -> str:
         order = "DESC" if self.direction == "high" else "ASC"
-        ranked = f"SELECT key, rank() OVER (ORDER BY {quoted(self.column)} {order} NULLS FIRST) AS place {self._from_group}"
+        ranked = (
+            f"SELECT key, rank() OVER (ORDER BY {quoted(self.column)} {order} NULLS FIRST) AS place {self._from_group}"
+        )
         return f"SELECT key FROM ({ranked})"
 
     @property
@@ -140,7 +143,7 @@ class Ranked(Ranking):
             f"def {self.name}({self.parameters[0].name}, rank):\n"
             f"    ordered = {self._ordered}\n"
             f"    if not 1 <= rank <= len(ordered):\n"
-            f"        raise LookupError(f\"no rank {{rank}} among {{len(ordered)}}\")\n"
+            f'        raise LookupError(f"no rank {{rank}} among {{len(ordered)}}")\n'
             f"    return ordered[rank - 1]\n"
         )
 
@@ -149,7 +152,9 @@ class Ranked(Ranking):
 
     def asks(self, about: str, extra: Mapping[str, Any]) -> list[str]:
         place = ordinal(extra["rank"])
-        return [f"Which {self.child.noun} {self.within(about)} ranks {place} by {self.quantity.noun}, counting from the {self.end}?"]
+        return [
+            f"Which {self.child.noun} {self.within(about)} ranks {place} by {self.quantity.noun}, counting from the {self.end}?"
+        ]
 
 
 @dataclass(frozen=True)
@@ -164,9 +169,7 @@ class Top(Ranking):
 
     @property
     def description(self) -> str:
-        return (
-            f"The first few {self.child.plural} {self.within(a(self.noun))} by {self.quantity.noun}, the {self.end} first."
-        )
+        return f"The first few {self.child.plural} {self.within(a(self.noun))} by {self.quantity.noun}, the {self.end} first."
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -197,7 +200,7 @@ class Top(Ranking):
             f"def {self.name}({self.parameters[0].name}, count):\n"
             f"    ordered = {self._ordered}\n"
             f"    if not 1 <= count <= len(ordered):\n"
-            f"        raise LookupError(f\"cannot give {{count}} of {{len(ordered)}}\")\n"
+            f'        raise LookupError(f"cannot give {{count}} of {{len(ordered)}}")\n'
             f"    return ordered[:count]\n"
         )
 
@@ -208,3 +211,76 @@ class Top(Ranking):
 
     def asks(self, about: str, extra: Mapping[str, Any]) -> list[str]:
         return [f"Which are {phrase}, {self.order}?" for phrase in self.phrases(about, extra)]
+
+
+@dataclass(frozen=True)
+class Next(Ranking):
+    """The row that follows a row in its group's order: `next_country_city_by_population(city)`."""
+
+    @property
+    def name(self) -> str:
+        return f"next_{self.prefix}_{snake(self.child.noun)}_by_{snake(self.quantity.noun)}"
+
+    @property
+    def description(self) -> str:
+        direction = "lower" if self.direction == "high" else "higher"
+        noun = self.child.noun
+        return f"The {noun} that comes after {a(noun)} in its {self.noun}, by {direction} {self.quantity.noun}."
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        return (key_parameter(self.dataset, self.grouping.table),)
+
+    @property
+    def takes(self) -> Kind:
+        return Kind("entity", self.grouping.table)
+
+    @property
+    def gives(self) -> Kind:
+        return Kind("entity", self.grouping.table)
+
+    def domain(self, shard: Shard) -> list[Any]:
+        return [key for keys in shard.groups.get(self.grouping, {}).values() if len(keys) >= 3 for key in keys]
+
+    def answer(self, shard: Shard, first: Any, extra: Mapping[str, Any]) -> Any:
+        group = shard.rows[self.grouping.table][first][self.grouping.column]
+        ordered = self._ranked(shard, group, len(self.members(shard, group)))
+        place = ordered.index(first)
+        if place + 1 == len(ordered):
+            raise Undefined("last-row")
+        return ordered[place + 1]
+
+    def query(self, first: Any, extra: Mapping[str, Any]) -> Query:
+        table, column, group = (quoted(name) for name in (self.grouping.table, self.column, self.grouping.column))
+        beyond, nearest = ("<", "max") if self.direction == "high" else (">", "min")
+        here = f"(SELECT {group} AS g, {column} AS q FROM {table} WHERE key = ?)"
+        reach = f"(SELECT {nearest}(t.{column}) FROM {table} AS t, {here} AS h WHERE t.{group} = h.g AND t.{column} {beyond} h.q)"
+        sql = f"SELECT t.key FROM {table} AS t, {here} AS h WHERE t.{group} = h.g AND t.{column} = {reach}"
+        return Query(sql, (first, first))
+
+    def needs(self) -> Needs:
+        columns = {(self.grouping.table, self.column), (self.grouping.table, self.grouping.column)}
+        return Needs(frozenset(columns), frozenset({self.grouping}))
+
+    def source(self) -> str:
+        parameter, table = self.parameters[0].name, f"_{self.grouping.table.upper()}"
+        groups = f"{table}_BY_{self.grouping.column.upper()}"
+        reverse = ", reverse=True" if self.direction == "high" else ""
+        return (
+            f"def {self.name}({parameter}):\n"
+            f"    row = _row({table}, {self.child.noun!r}, {parameter})\n"
+            f"    keys = _row({groups}, {self.noun!r}, row[{self.grouping.column!r}])\n"
+            f"    ordered = [key for _, key in sorted(_pairs({table}, keys, {self.column!r}){reverse})]\n"
+            f"    for key, following in zip(ordered, ordered[1:]):\n"
+            f"        if {table}[key] is row:\n"
+            f"            return following\n"
+            f'    raise LookupError(f"no {self.child.noun} comes after {{{parameter}!r}}")\n'
+        )
+
+    def phrases(self, about: str, extra: Mapping[str, Any]) -> list[str]:
+        direction = "lower" if self.direction == "high" else "higher"
+        noun, column = self.child.noun, self.quantity.noun
+        return [
+            f"the {noun} with the next {direction} {column} after {about} in the same {self.noun}",
+            f"the {noun} that follows {about} by {direction} {column} within its {self.noun}",
+        ]

@@ -13,7 +13,11 @@ RawRow = Mapping[str, Any]
 
 _SQLITE = {".sqlite", ".sqlite3", ".db"}
 _DUCKDB = {".duckdb", ".ddb"}
-_FLAT = {".csv": "read_csv(?, all_varchar = true)", ".tsv": "read_csv(?, all_varchar = true)", ".parquet": "read_parquet(?)"}
+_FLAT = {
+    ".csv": "read_csv(?, all_varchar = true)",
+    ".tsv": "read_csv(?, all_varchar = true)",
+    ".parquet": "read_parquet(?)",
+}
 
 
 def read_rows(file: Path, table: str | None, where: str) -> list[RawRow]:

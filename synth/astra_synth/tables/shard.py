@@ -93,7 +93,11 @@ class ShardPlan:
         tables = self.dataset.tables
         return Shard(
             self.dataset,
-            {name: {k: row for k, row in tables[name].rows.items() if k in picked[name]} for name in tables if name in picked},
+            {
+                name: {k: row for k, row in tables[name].rows.items() if k in picked[name]}
+                for name in tables
+                if name in picked
+            },
         )
 
     def _values(self) -> list[Any]:

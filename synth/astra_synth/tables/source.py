@@ -47,4 +47,6 @@ def generate(
             left -= 1
             yield environment
     if left:
-        raise PackError(f"pack {dataset.pack.name}: only {count - left} of {count} environments; allow more rows or tools")
+        raise PackError(
+            f"pack {dataset.pack.name}: only {count - left} of {count} environments; allow more rows or tools"
+        )

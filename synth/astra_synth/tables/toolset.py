@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from random import Random
-from typing import Literal
+from typing import get_args
+
+from astra_api.synthesis_run import ToolKind
 
 from astra_synth.tables.arithmetic import CONVERSIONS, JOINS, Convert, Join
 from astra_synth.tables.compose import Composer
@@ -12,15 +15,18 @@ from astra_synth.tables.groups import Aggregate, Count, Matching, Members, Over,
 from astra_synth.tables.lookups import Lookup, Reverse
 from astra_synth.tables.module import render
 from astra_synth.tables.operation import Operation, Undefined
-from astra_synth.tables.rankings import Extreme, Ranked, Top
+from astra_synth.tables.rankings import Extreme, Next, Ranked, Top
 from astra_synth.tables.shard import Shard, seeded
 
-ToolKind = Literal["lookup", "reverse", "members", "count", "aggregate", "summary", "extreme", "rank", "top", "filter", "arithmetic", "convert"]
-ALL_KINDS: tuple[ToolKind, ...] = (
-    "lookup", "reverse", "members", "count", "aggregate", "summary",
-    "extreme", "rank", "top", "filter", "arithmetic", "convert",
-)  # fmt: skip
-_WEIGHT = {"lookup": 3.0, "reverse": 1.0, "members": 1.0, "count": 1.5, "aggregate": 1.0, "summary": 0.5, "extreme": 2.0, "rank": 1.0, "top": 1.0, "filter": 0.7}
+ALL_KINDS: tuple[ToolKind, ...] = get_args(ToolKind)
+_WEIGHT: dict[ToolKind, float] = {
+    "lookup": 3.0,
+    "extreme": 2.0,
+    "count": 1.5,
+    "next": 1.5,
+    "summary": 0.5,
+    "filter": 0.7,
+}  # 1 for the others
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,11 @@ class TableToolset:
     source: str = field(repr=False)
 
     @property
+    def tools(self) -> tuple[Operation | Join, ...]:
+        """What the model is told about, in order."""
+        return (*self.operations, *self.joins)
+
+    @cached_property
     def composer(self) -> Composer:
         return Composer(self.shard, self.operations, self.joins)
 
@@ -65,13 +76,15 @@ def choose(shard: Shard, shape: ToolsetShape, longest: int, rng: Random) -> Tabl
         rest = [(kind, o) for kind, o in offered if _compatible(o, chosen)]
         if not rest:
             break
-        weights = [_WEIGHT[kind] * (3.0 if _connects(o, chosen) else 1.0) for kind, o in rest]
+        weights = [_WEIGHT.get(kind, 1.0) * (3.0 if _connects(o, chosen) else 1.0) for kind, o in rest]
         chosen.append(rng.choices(rest, weights)[0][1])
     convert = next(_conversions(chosen), None) if "convert" in shape.kinds and longest >= 2 else None
     if convert is not None and len(chosen) + len(joins) < shape.max_tools and rng.random() < 0.4:
         chosen.append(convert)
     if len(chosen) + len(joins) < shape.min_tools:
-        raise Undefined("few-tools", f"only {len(chosen)} tools fit these rows; lower toolset.tools.min or raise toolset.rows")
+        raise Undefined(
+            "few-tools", f"only {len(chosen)} tools fit these rows; lower toolset.tools.min or raise toolset.rows"
+        )
     order = sorted(chosen, key=lambda operation: operation.name)
     return TableToolset(shard, tuple(order), tuple(joins), render(shard.dataset.pack.title, shard, order, joins))
 
@@ -110,6 +123,7 @@ def _all(dataset: Dataset) -> Iterator[tuple[ToolKind, Operation]]:
                 yield "extreme", Extreme(dataset, grouping, name, direction)
                 yield "rank", Ranked(dataset, grouping, name, direction)
                 yield "top", Top(dataset, grouping, name, direction)
+                yield "next", Next(dataset, grouping, name, direction)
 
 
 def _varied(operation: Operation, shard: Shard) -> bool:
@@ -134,9 +148,12 @@ def _linked(offered: list[tuple[ToolKind, Operation]], rng: Random) -> list[Oper
         (kind, [first, second])
         for kind, first in offered
         for _, second in offered
-        if first.gives == second.takes and first != second and not (first.roles & second.roles) and first.name != second.name
+        if first.gives == second.takes
+        and first != second
+        and not (first.roles & second.roles)
+        and first.name != second.name
     ]
-    return rng.choices([pair for _, pair in pairs], [_WEIGHT[kind] for kind, _ in pairs])[0] if pairs else []
+    return rng.choices([pair for _, pair in pairs], [_WEIGHT.get(kind, 1.0) for kind, _ in pairs])[0] if pairs else []
 
 
 def _compatible(operation: Operation, chosen: list[Operation]) -> bool:
