@@ -8,18 +8,16 @@ only compute what is new in their contexts.
 import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
 from transformers import PreTrainedModel
 
+from astra_trainer.compute import compute
 from astra_trainer.generation import Generation
 from astra_trainer.row_cache import PrefixStore, RowCache
 from astra_trainer.sampling import sample, uniforms
 
-# One thread for all generators: the event loop stays free for the sandboxes, and torch keeps one team of threads.
-_THREAD = ThreadPoolExecutor(1, thread_name_prefix="generation")
 _DRAWS = 64  # uniforms fetched at a time
 _PREFILL_TOKENS = 4096  # in one pass
 
@@ -95,11 +93,10 @@ class BatchedGenerator:
 
     async def _drive(self) -> None:
         """Runs the batch until nothing is left to do; a failure goes to everyone who waits for it."""
-        loop = asyncio.get_running_loop()
         await asyncio.sleep(0)  # let the others of a group ask too
         while self._waiting or self._running:
             try:
-                finished = await loop.run_in_executor(_THREAD, self._advance)
+                finished = await compute(self._advance)
             except Exception as error:  # handed on, not handled: each caller raises it
                 failed, self._running = [*self._running, *self._waiting], []
                 self._waiting.clear()

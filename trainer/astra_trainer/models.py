@@ -8,19 +8,21 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from astra_api.environment import Environment
+from astra_api.errors import BadInput
 from astra_api.training_run import GgufModel, Model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from astra_trainer.tiny import TinyModel, chat_template
 
-transformers_logging.disable_progress_bar()  # what a run draws, its caller draws
+cast(Any, transformers_logging).disable_progress_bar()  # what a run draws, its caller draws
 
 
-class ModelError(ValueError):
+class ModelError(BadInput):
     """The model cannot be had as the manifest asks; the message names the field and the fix."""
 
 

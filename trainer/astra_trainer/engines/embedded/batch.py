@@ -19,8 +19,8 @@ def supervised_batch(trajectories: Sequence[Trajectory]) -> TensorDict:
     )
 
 
-def policy_batch(trajectories: Sequence[Trajectory], groups: Sequence[int]) -> TensorDict:
-    """The fields of verl's `ppo_loss`, with GRPO advantages of the rewards within each group.
+def policy_batch(trajectories: Sequence[Trajectory], advantages: Sequence[float]) -> TensorDict:
+    """The fields of verl's `ppo_loss`; a trajectory's advantage stands at each of its generated tokens.
 
     A trajectory is split where its first generated token stands: what comes before is the prompt, all after it the
     response, whose mask leaves out tool responses. The old log-probabilities are the sampler's: a group that batch
@@ -28,7 +28,6 @@ def policy_batch(trajectories: Sequence[Trajectory], groups: Sequence[int]) -> T
     """
     starts = [t.mask.index(1) for t in trajectories]
     masks = [t.mask[start:] for t, start in zip(trajectories, starts, strict=True)]
-    advantages = group_advantages([t.reward.value for t in trajectories], groups)
     return TensorDict(
         {
             **_sequences(trajectories),

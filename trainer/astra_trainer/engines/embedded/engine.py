@@ -34,9 +34,11 @@ from verl.workers.engine_workers import TrainingWorker
 from verl.workers.utils.losses import ppo_loss, sft_loss
 from verl.workers.utils.padding import no_padding_2_padding
 
+from astra_trainer.batched_generation import BatchedGenerator
 from astra_trainer.engines.embedded import DEVICE
 from astra_trainer.engines.embedded.batch import (
     annotate,
+    group_advantages,
     policy_batch,
     rows_per_micro_batch,
     supervised_batch,
@@ -65,7 +67,7 @@ class EmbeddedEngine:
 
     `metrics` of a step are plain floats: `loss`, `grad_norm`, `learning_rate`, `tokens` (those with a loss), and for RL
     `clip_fraction` and `logprob_mismatch_{mean,max}`: absolute difference between the sampler's log-probabilities and
-    the trainer's, before the update. Raises ValueError for an empty batch or a trajectory without a generated token.
+    the trainer's, before the update. A step raises ValueError when no trajectory has a generated token.
     """
 
     def __init__(
@@ -107,18 +109,24 @@ class EmbeddedEngine:
 
     def sft_step(self, trajectories: Sequence[Trajectory]) -> dict[str, float]:
         """One update on the mean negative log-likelihood of all tokens whose mask is 1."""
-        _check_trainable(trajectories)
+        chosen = sorted(filter(_trainable, trajectories), key=_length)
+        _check_any(chosen)
         self._worker.set_loss_fn(partial(sft_loss, self._actor))
-        ordered = sorted(trajectories, key=lambda t: len(t.tokens))
-        return self._step(supervised_batch(ordered), [len(t.tokens) for t in ordered], temperature=1.0)
+        return self._step(supervised_batch(chosen), chosen, temperature=1.0)
 
     def rl_step(self, trajectories: Sequence[Trajectory], groups: Sequence[int]) -> dict[str, float]:
-        """One GRPO update; `groups[i]` says which rollouts share an environment, and so a baseline."""
-        _check_trainable(trajectories)
+        """One GRPO update; `groups[i]` says which rollouts share an environment, and so a baseline.
+
+        A rollout without a generated token counts in its group's baseline; it has nothing to learn from.
+        """
+        advantages = group_advantages([t.reward.value for t in trajectories], groups)
+        pairs = [pair for pair in zip(trajectories, advantages, strict=True) if _trainable(pair[0])]
+        pairs.sort(key=lambda pair: _length(pair[0]))
+        chosen = [trajectory for trajectory, _ in pairs]
+        _check_any(chosen)
         self._worker.set_loss_fn(partial(_policy_loss, self._actor))
-        order = sorted(range(len(trajectories)), key=lambda i: len(trajectories[i].tokens))
-        batch = policy_batch([trajectories[i] for i in order], [groups[i] for i in order])
-        return self._step(batch, [len(trajectories[i].tokens) for i in order], temperature=self.temperature)
+        batch = policy_batch(chosen, [advantage for _, advantage in pairs])
+        return self._step(batch, chosen, temperature=self.temperature)
 
     def policy(self) -> PreTrainedModel:
         """The model to sample from, holding the current weights; call it again after a step."""
@@ -130,6 +138,10 @@ class EmbeddedEngine:
             else:
                 parameter.data.copy_(weights)
         return self._policy
+
+    def generator(self, stop_ids: frozenset[int]) -> BatchedGenerator:
+        """Samples from the current weights; make a new one after a step."""
+        return BatchedGenerator(self.policy(), stop_ids)
 
     def save_snapshot(self, folder: Path) -> None:
         """Writes weights and tokenizer as a Hugging Face model folder, in the precision of the model's own folder."""
@@ -169,7 +181,8 @@ class EmbeddedEngine:
         self._engine.lr_scheduler.load_state_dict(state["schedule"])
         torch.set_rng_state(state["random"].cpu())
 
-    def _step(self, batch: TensorDict, lengths: list[int], temperature: float) -> dict[str, float]:
+    def _step(self, batch: TensorDict, trajectories: Sequence[Trajectory], temperature: float) -> dict[str, float]:
+        lengths = [_length(trajectory) for trajectory in trajectories]
         annotate(
             batch,
             temperature=temperature,
@@ -245,14 +258,18 @@ def _worker_config(folder: Path, schedule: Schedule, precision: str) -> Training
     )
 
 
-def _check_trainable(trajectories: Sequence[Trajectory]) -> None:
+def _trainable(trajectory: Trajectory) -> bool:
+    """Whether a prompt and at least one generated token are there."""
+    return 1 in trajectory.mask and not trajectory.mask[0]
+
+
+def _length(trajectory: Trajectory) -> int:
+    return len(trajectory.tokens)
+
+
+def _check_any(trajectories: Sequence[Trajectory]) -> None:
     if not trajectories:
-        raise ValueError("a training step needs at least one trajectory")
-    for trajectory in trajectories:
-        if 1 not in trajectory.mask or trajectory.mask[0]:
-            raise ValueError(
-                f"trajectory of {trajectory.environment}: needs a prompt and at least one generated token to train on"
-            )
+        raise ValueError("a training step needs at least one trajectory with a generated token")
 
 
 def _seed_everything(seed: int) -> None:

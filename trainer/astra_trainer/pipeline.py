@@ -1,0 +1,148 @@
+"""A TrainingRun on this machine, in its order: base evaluation -> SFT -> evaluation -> RL -> evaluation.
+
+Each step and each evaluation is one unit of work, committed before the next begins; a run goes on where it stood.
+"""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from astra_api.environment import Environment
+from astra_api.errors import BadInput
+from astra_api.training_run import TrainingRun
+from astra_sandbox.interface import Sandbox
+
+from astra_trainer.chat import ChatFormat, ChatTemplateError
+from astra_trainer.compute import compute
+from astra_trainer.evaluation import evaluate
+from astra_trainer.mixing import ToolMixer
+from astra_trainer.progress import Progress, Silence
+from astra_trainer.reinforcement import reinforce
+from astra_trainer.run_directory import Position, RunDirectory, Stage, open_run
+from astra_trainer.split import EnvironmentSplit, split_environments
+from astra_trainer.supervision import supervise
+from astra_trainer.workplace import Value, Workplace, mixing_settings
+
+if TYPE_CHECKING:
+    from astra_trainer.batched_generation import BatchedGenerator
+
+
+async def train(
+    run: TrainingRun,
+    environments: Sequence[Environment],
+    out: Path,
+    *,
+    sandbox: Sandbox,
+    progress: Progress | None = None,
+) -> Path:
+    """Runs or resumes a TrainingRun in `out`; returns the folder of its last checkpoint.
+
+    Raises BadInput for what the user can mend, SandboxError when the sandboxes fail for good. Cancelling it is safe at
+    any moment: the unit of work that was under way is done again by the next call.
+    """
+    spec = run.spec
+    if spec.suspend:
+        raise BadInput("spec.suspend: the run is suspended; set it to false to train")
+    if spec.engine != "embedded":
+        raise BadInput(f"spec.engine: {spec.engine} needs a cluster; on one machine use engine: embedded")
+    try:
+        split = split_environments(environments, spec.environments.selector, spec.environments.holdout, spec.seed)
+    except ValueError as error:
+        raise BadInput(f"spec.{error}") from None
+    with open_run(out, run, _digest(environments)) as directory:
+        work, start = await _prepare(run, split, directory, sandbox, progress or Silence())
+        return await _finish(work, start)
+
+
+async def _prepare(
+    run: TrainingRun, split: EnvironmentSplit, directory: RunDirectory, sandbox: Sandbox, progress: Progress
+) -> tuple[Workplace, Path]:
+    """What the stages share, and the folder of the model that they start from."""
+    from astra_trainer.models import load_tokenizer, prepare_model
+
+    made = directory.checkpoint("base", 0)
+    start = await compute(prepare_model, run.spec.model, made, split.train, run.spec.seed)
+    try:
+        chat = ChatFormat(load_tokenizer(start))
+    except ChatTemplateError as error:
+        raise BadInput(f"spec.model: {error}") from None
+    work = Workplace(
+        run=run,
+        directory=directory,
+        split=split,
+        mixer=ToolMixer([*split.train, *split.holdout], mixing_settings(run), pool=split.train),
+        chat=chat,
+        sandbox=sandbox,
+        progress=progress,
+        capacity=sum(server.capacity for server in await sandbox.status()),
+    )
+    return work, start
+
+
+async def _finish(work: Workplace, start: Path) -> Path:
+    """Does what is left of the run."""
+    spec, directory = work.run.spec, work.directory
+    if not directory.completed("base"):
+        await _evaluate(work, "base", 0, start)
+    if spec.sft is not None:
+        if not directory.completed("sft"):
+            last = await supervise(work, start, spec.sft)
+            await _evaluate(work, "sft", last, directory.checkpoint("sft", last))
+        start = directory.last_checkpoint("sft")
+    if spec.rl is not None:
+        if not directory.completed("rl"):
+            last = await reinforce(work, start, spec.rl)
+            await _evaluate(work, "rl", last, directory.checkpoint("rl", last))
+        start = directory.last_checkpoint("rl")
+    return start
+
+
+async def _evaluate(work: Workplace, stage: Stage, step: int, folder: Path) -> None:
+    """Rolls out the held-out environments with the checkpoint in `folder`, and commits the line."""
+    began = time.monotonic()
+    spec = work.run.spec.evaluation
+    work.progress.note(f"{stage}: evaluating on {len(work.split.holdout)} held-out environments")
+    found = await evaluate(
+        work.split.holdout,
+        stage=stage,
+        step=step,
+        samples=spec.samples,
+        seed=work.run.spec.seed,
+        mixer=work.mixer,
+        sandbox=work.sandbox,
+        generator=await compute(_generator, folder, work.chat),
+        chat=work.chat,
+        settings=work.settings(spec.temperature),
+        concurrency=work.groups_at_once(spec.samples),
+    )
+    work.directory.save_trajectories(stage, step, "holdout", found.trajectories)
+    line: dict[str, Value] = {
+        "kind": "evaluation",
+        "stage": stage,
+        "step": step,
+        "holdout_f1": found.f1,
+        "holdout_recall": found.recall,
+        "holdout_precision": found.precision,
+        "holdout_calls": found.calls,
+        "domain_f1": found.domain_f1,
+        "excluded": len(found.excluded),
+        "seconds": time.monotonic() - began,
+    }
+    work.directory.commit(Position(stage=stage, step=step, evaluated=True), line)
+    work.progress.line(line)
+
+
+def _generator(folder: Path, chat: ChatFormat) -> "BatchedGenerator":
+    from astra_trainer.batched_generation import BatchedGenerator
+    from astra_trainer.engines.embedded import DEVICE
+    from astra_trainer.models import load_policy
+
+    return BatchedGenerator(load_policy(folder, DEVICE), chat.stop_ids)
+
+
+def _digest(environments: Sequence[Environment]) -> str:
+    """Of the environments and their labels, whatever their order."""
+    entries = sorted(f"{e.name} {e.digest} {sorted(e.metadata.labels.items())}" for e in environments)
+    return "sha256:" + hashlib.sha256("\n".join(entries).encode()).hexdigest()

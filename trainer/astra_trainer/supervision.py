@@ -1,0 +1,104 @@
+"""The SFT stage: demonstrations, then epochs of shuffled batches, a committed step at a time."""
+
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from astra_api.environment import Environment
+from astra_api.errors import BadInput
+from astra_api.records import Trajectory
+from astra_api.training_run import FilesDataset, Sft
+
+from astra_trainer.compute import compute
+from astra_trainer.demonstrations import DemonstrationSettings, demonstrate_all
+from astra_trainer.file_dataset import load_demonstrations
+from astra_trainer.run_directory import Position
+from astra_trainer.seeds import derive_seed
+from astra_trainer.workplace import Value, Workplace
+
+if TYPE_CHECKING:
+    from astra_trainer.engines.embedded.engine import EmbeddedEngine
+
+_WARMUP = 0.05  # share of the steps (METHOD section 3)
+
+
+async def supervise(work: Workplace, start: Path, sft: Sft) -> int:
+    """Trains from the model in `start` until the stage's last step; returns its number."""
+    data = await _demonstrations(work, sft)
+    total = sft.epochs * -(-len(data) // sft.batch_size)
+    position = work.directory.position
+    began = position if position is not None and position.stage == "sft" else None
+    done = began.step if began else 0
+    work.progress.stage("sft", done, total)
+    if done == total:
+        return total
+    from astra_trainer.engines.embedded.engine import Schedule
+
+    engine = await work.engine(start, Schedule(sft.learning_rate, total, "cosine", _WARMUP), began)
+    for step in range(done + 1, total + 1):
+        await _step(work, engine, sft, data, step, last=step == total)
+    return total
+
+
+async def _step(
+    work: Workplace, engine: "EmbeddedEngine", sft: Sft, data: Sequence[Trajectory], step: int, *, last: bool
+) -> None:
+    began = time.monotonic()
+    batch = batch_of_step(data, sft.batch_size, work.run.spec.seed, step)
+    metrics = await compute(engine.sft_step, batch)
+    line: dict[str, Value] = {
+        "kind": "train",
+        "stage": "sft",
+        "step": step,
+        **metrics,
+        "seconds": time.monotonic() - began,
+    }
+    await work.commit(engine, Position(stage="sft", step=step), line, last=last)
+
+
+def batch_of_step(data: Sequence[Trajectory], size: int, seed: int, step: int) -> list[Trajectory]:
+    """The trajectories of a step (from 1): a function of (data, size, seed, step). Each epoch has its own order."""
+    steps = -(-len(data) // size)
+    epoch, part = divmod(step - 1, steps)
+    order = random.Random(derive_seed(seed, "sft", epoch)).sample(range(len(data)), len(data))
+    return [data[number] for number in order[part * size : (part + 1) * size]]
+
+
+async def _demonstrations(work: Workplace, sft: Sft) -> list[Trajectory]:
+    """What the stage learns from: made once, then read back from the run directory."""
+    data = work.directory.load_trajectories("sft", 0, "demonstrations")
+    if data is None:
+        data = await _made(work, sft)
+        work.directory.save_trajectories("sft", 0, "demonstrations", data)
+    short = [trajectory for trajectory in data if len(trajectory.tokens) <= sft.max_length]
+    if not short:
+        raise BadInput(f"spec.sft.maxLength: all {len(data)} demonstrations are longer than {sft.max_length} tokens")
+    if len(short) < len(data):
+        work.progress.note(f"{len(data) - len(short)} demonstrations over maxLength {sft.max_length} are left out")
+    return short
+
+
+async def _made(work: Workplace, sft: Sft) -> list[Trajectory]:
+    if isinstance(sft.dataset, FilesDataset):
+        return load_demonstrations(Path(sft.dataset.path), work.chat)
+    seed = work.run.spec.seed
+    chosen = _spread(work.split.train, sft.dataset.limit, seed)
+    work.progress.note(f"executing the gold steps of {len(chosen)} environments")
+    return await demonstrate_all(
+        [work.mixer.episode(environment, seed=seed, index=i, step=0) for i, environment in enumerate(chosen)],
+        sandbox=work.sandbox,
+        chat=work.chat,
+        settings=DemonstrationSettings(recoveries=sft.dataset.recoveries),
+        seed=seed,
+        concurrency=min(16, work.groups_at_once(1)),
+    )
+
+
+def _spread(environments: Sequence[Environment], limit: int | None, seed: int) -> list[Environment]:
+    """At most `limit` environments, a seeded sample of them all."""
+    if limit is None or limit >= len(environments):
+        return list(environments)
+    numbers = random.Random(derive_seed(seed, "demonstrations")).sample(range(len(environments)), limit)
+    return [environments[number] for number in sorted(numbers)]
