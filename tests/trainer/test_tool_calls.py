@@ -119,3 +119,11 @@ def test_a_missing_end_tag_ends_at_the_next_block_or_the_end() -> None:
     content, calls = parse_tool_calls(broken)
     assert content == "bye"
     assert [(call.tool, call.arguments_json) for call in calls] == [("f", '{"name": "f",'), ("g", "{}")]
+
+
+def test_a_policy_that_repeats_itself_is_read() -> None:
+    """Thousands of broken blocks, as a degenerate policy writes them."""
+    for piece in ("<tool_call>", '<tool_call>{"name": "f"', '<tool_call>{"name": "f", "arguments": {"a": "'):
+        content, calls = parse_tool_calls(piece * 20_000)
+        assert content == ""
+        assert len(calls) >= 10_000

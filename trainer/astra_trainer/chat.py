@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _OPEN, _CLOSE = "\ue000", "\ue001"  # private-use characters: stand for a marker while a template is rendered
 _HELD = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
 _PROBE = "astra0probe"
+_USUAL_CALLS = 32  # a turn: what surrounds more responses is rendered anew each time, not kept
 _THOUGHT = re.compile(r"\s*<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 
@@ -154,6 +155,7 @@ class ChatFormat:
         """The markers that end an assistant turn: the first after its text, with and without calls, and eos."""
         stops: dict[str, int] = {}
         ends = set(self.tokenizer.all_special_ids)
+        ends |= {index for index, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         special = {text: token for text, token in self._markers.items() if token in ends and text not in (START, END)}
         pattern = re.compile("|".join(map(re.escape, special)) or r"(?!)")
         for calls in ((), (ToolCall(tool=_PROBE, arguments_json="{}"),)):
@@ -176,19 +178,21 @@ class ChatFormat:
         """The template's text before, between and after `count` observations, the assistant's stop token left out."""
         if count < 1:
             raise ValueError("a turn without calls has no tool responses")
-        if count not in self._responses:
-            calls = tuple(ToolCall(tool=_PROBE, arguments_json="{}") for _ in range(count))
-            marks = [f"{_OPEN}{index}{_CLOSE}" for index in range(count)]
-            turn = _openai(Message(role="assistant", content=_PROBE, tool_calls=calls), _Hold(None))
-            answers = [{"role": "tool", "name": _PROBE, "content": mark} for mark in marks]
-            text = self._render([_USER, turn, *_with_ids(turn, answers)])
-            pieces = _HELD.split(text)
-            if pieces[1::2] != [str(index) for index in range(count)]:
-                raise ChatTemplateError("the chat template does not render every tool response once, in order")
-            texts = pieces[0::2]
-            texts[0] = texts[0][self._stop_after(texts[0], texts[0].index(_PROBE)) :]
+        if count in self._responses:
+            return self._responses[count]
+        calls = tuple(ToolCall(tool=_PROBE, arguments_json="{}") for _ in range(count))
+        marks = [f"{_OPEN}{index}{_CLOSE}" for index in range(count)]
+        turn = _openai(Message(role="assistant", content=_PROBE, tool_calls=calls), _Hold(None))
+        answers = [{"role": "tool", "name": _PROBE, "content": mark} for mark in marks]
+        text = self._render([_USER, turn, *_with_ids(turn, answers)])
+        pieces = _HELD.split(text)
+        if pieces[1::2] != [str(index) for index in range(count)]:
+            raise ChatTemplateError("the chat template does not render every tool response once, in order")
+        texts = pieces[0::2]
+        texts[0] = texts[0][self._stop_after(texts[0], texts[0].index(_PROBE)) :]
+        if count <= _USUAL_CALLS:
             self._responses[count] = texts
-        return self._responses[count]
+        return texts
 
     def _check(self) -> None:
         """Fails now, with a reason, rather than in the middle of a run."""

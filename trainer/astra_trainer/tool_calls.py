@@ -7,7 +7,6 @@ policy pays for a broken call as for any other.
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from astra_api.records import ToolCall, ToolError, ToolErrorKind
@@ -51,12 +50,13 @@ def unreadable(call: ToolCall) -> ToolError | None:
 
 def _block(text: str, start: int) -> tuple[ToolCall, int]:
     """The call whose block's content begins at `start`, and the position after the block."""
+    rest = text[start:]  # json counts the lines before an error: from here they are few
     try:
-        members, after = _members(text, start)
-        end = _BLOCK_END.match(text, after)
+        members, after = _members(rest)
+        end = _BLOCK_END.match(rest, after)
         if end is None:
             raise ValueError("text after the call's object")
-        return _call(text, members), end.end()
+        return _call(rest, members), start + end.end()
     except (ValueError, RecursionError):  # json's errors are ValueErrors
         return _broken(text, start)
 
@@ -78,10 +78,10 @@ def _call(text: str, members: dict[str, tuple[int, int, Any]]) -> ToolCall:
     return ToolCall(tool=name, arguments_json=text[first:last])
 
 
-def _members(text: str, start: int) -> tuple[dict[str, tuple[int, int, Any]], int]:
-    """key -> (start, end, value) of the JSON object at `start`, and the position after its closing brace."""
+def _members(text: str) -> tuple[dict[str, tuple[int, int, Any]], int]:
+    """key -> (start, end, value) of the JSON object at the beginning, and the position after its closing brace."""
     found: dict[str, tuple[int, int, Any]] = {}
-    position = _expect(text, start, "{")
+    position = _expect(text, 0, "{")
     if text[position : position + 1] == "}":
         return found, position + 1
     while True:
@@ -111,21 +111,15 @@ def _expect(text: str, position: int, char: str) -> int:
 
 
 def _broken(text: str, start: int) -> tuple[ToolCall, int]:
-    ends = sorted(_ends(text, start))
-    stop, after = ends[0]
+    """A broken block ends at its end tag, at the next block, or with the text."""
+    following = text.find(START, start)
+    stop = after = following if following >= 0 else len(text)
+    if (end := text.find(END, start, stop)) >= 0:
+        stop, after = end, end + len(END)
     block = text[start:stop].strip()
     names = {name.group(1) for name in _NAME.finditer(block)}
     readable = names.pop() if len(names) == 1 and not _is_json(block) else ""
     return ToolCall(tool=readable, arguments_json=block), after
-
-
-def _ends(text: str, start: int) -> Iterator[tuple[int, int]]:
-    """Where a broken block may end: its end tag, the next block, the end of the text."""
-    if (end := text.find(END, start)) >= 0:
-        yield end, end + len(END)
-    if (following := text.find(START, start)) >= 0:
-        yield following, following
-    yield len(text), len(text)
 
 
 def _is_json(text: str) -> bool:
