@@ -60,7 +60,7 @@ def _columns(data: Any) -> Iterator[list[Scalar]]:
     pending: list[Any] = [data]
     while pending:
         value = pending.pop()
-        if isinstance(value, str) and len(value) > _MAX_TEXT:
+        if isinstance(value, str):
             table = _embedded(value)
             if table is not None:
                 pending.append(table)
@@ -87,9 +87,9 @@ def _fields(rows: Sequence[Any]) -> Iterator[list[Scalar]]:
 
 
 def _scalar(value: Any) -> bool:
-    return (
-        isinstance(value, bool | int | float) or value is None or (isinstance(value, str) and len(value) <= _MAX_TEXT)
-    )
+    if isinstance(value, str):
+        return len(value) <= _MAX_TEXT and "\n" not in value
+    return isinstance(value, int | float) or value is None
 
 
 def _scalars(values: Sequence[Any]) -> list[Scalar]:

@@ -6,7 +6,7 @@ the infrastructure's failure, never a finding.
 
 import json
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,20 +80,21 @@ class Trial:
             if step.call is not None
         ]
         self.passed: list[str] = []
+        self._expected: dict[int, str] = {}  # step index -> the gold call's result, byte for byte
 
     async def run(self) -> Finding | None:
         """Runs the checks in order until one fails; `passed` holds those that did not. Raises SandboxError."""
         checks = (self._gold, self._deterministic, self._non_constant, self._assembled)
-        self._expected: dict[int, str] = {}
-        for name, check in zip(SANDBOX_CHECKS, checks, strict=True):
-            try:
-                await check()
-            except Failed as failure:
-                return failure.finding
-            except ToolsetRejected as rejection:
-                message = f"spec.source: {rejection}; make it load in a fresh Python process"
-                return Finding(name, Reason.SOURCE_FAILS_TO_LOAD, message)
-            self.passed.append(name)
+        async with AsyncExitStack() as stack:
+            for name, check in zip(SANDBOX_CHECKS, checks, strict=True):
+                try:
+                    await check(stack)
+                except Failed as failure:
+                    return failure.finding
+                except ToolsetRejected as rejection:
+                    message = f"spec.source: {rejection}; make it load in a fresh Python process"
+                    return Finding(name, Reason.SOURCE_FAILS_TO_LOAD, message)
+                self.passed.append(name)
         return None
 
     @asynccontextmanager
@@ -108,17 +109,16 @@ class Trial:
         finally:
             await session.close()
 
-    async def _gold(self) -> None:
-        async with self._session() as session:
-            for call in self._calls_as_listed():
-                outcome = await call.run(session)
-                _require_gold("gold", call, outcome)
-                assert isinstance(outcome, ToolResult)
-                self._expected[call.index] = outcome.json_text
-            if not self._stateful:
-                await self._require_same(session, self._calls, Reason.KEEPS_STATE, "when called again in its session")
+    async def _gold(self, stack: AsyncExitStack) -> None:
+        """The gold calls in one session; it stays open for the perturbed calls of a stateless environment."""
+        self._first = session = await stack.enter_async_context(self._session())
+        for call in self._calls_as_listed():
+            outcome = await call.run(session)
+            self._expected[call.index] = _require_gold("gold", call, outcome)
+        if not self._stateful:
+            await self._require_same(session, self._calls, Reason.KEEPS_STATE, "when called again in its session")
 
-    async def _deterministic(self) -> None:
+    async def _deterministic(self, _: AsyncExitStack) -> None:
         async with self._session(seed=OTHER_SEED, variant=OTHER_VARIANT) as session:
             calls = self._calls_as_listed() if self._stateful else self._calls[::-1]
             elsewhere = "in a fresh session with another seed, hash seed, clock and working directory"
@@ -149,7 +149,7 @@ class Trial:
                 f"{_short(outcome.observation())} {when}; {wanted}",
             )
 
-    async def _assembled(self) -> None:
+    async def _assembled(self, _: AsyncExitStack) -> None:
         try:
             again = reloaded(self._environment)
         except NotReproducible as error:
@@ -158,19 +158,19 @@ class Trial:
             for call in self._calls_as_listed():
                 _require_gold("assembled", call, await call.run(session))
 
-    async def _non_constant(self) -> None:
+    async def _non_constant(self, stack: AsyncExitStack) -> None:
         if self._stateful:
             for position, call in enumerate(self._calls_as_listed()):
                 await self._perturb_stateful(position, call)
-        else:
-            async with self._session() as session:
-                for call in self._calls:
-                    judge = Constancy(call.step, stateful=False)
-                    for perturbation in self._perturbations(call):
-                        if judge.wants(perturbation):
-                            judge.add(perturbation, await _perturbed(session, call, perturbation.arguments))
-                    _require_not_constant(call, judge)
-        await self._refuse_unexpected()
+            await self._refuse_unexpected(await stack.enter_async_context(self._session()))
+            return
+        for call in self._calls:
+            judge = Constancy(call.step, stateful=False)
+            for perturbation in self._perturbations(call):
+                if judge.wants(perturbation):
+                    judge.add(perturbation, await _perturbed(self._first, call, perturbation.arguments))
+            _require_not_constant(call, judge)
+        await self._refuse_unexpected(self._first)
 
     async def _perturb_stateful(self, position: int, call: GoldCall) -> None:
         """Perturbs one call in a session that made the gold calls before it; later calls may show the difference."""
@@ -184,7 +184,7 @@ class Trial:
                         await earlier.run(session)
                     outcome = await _perturbed(session, call, perturbation.arguments)
                     judge.add(perturbation, outcome, await self._changes(session, calls[position + 1 :]))
-        if judge.trials:
+        if judge.evidence:
             _require_not_constant(call, judge)
         elif not await self._depends_on_state(calls, position):
             problem = "takes no arguments and answers the same in every state; compute its answer from something"
@@ -207,22 +207,18 @@ class Trial:
                 return True
         return False
 
-    async def _refuse_unexpected(self) -> None:
+    async def _refuse_unexpected(self, session: Session) -> None:
         """An argument that no tool knows gives an error, unless the schema says that it takes any."""
         tools = {tool.name: tool for tool in self._environment.spec.tools}
-        async with self._session() as session:
-            for call in {call.tool: call for call in self._calls}.values():
-                parameters = tools[call.tool].parameters
-                if parameters.get("additionalProperties", False) is not False or "patternProperties" in parameters:
-                    continue
-                outcome = await _perturbed(session, call, {**call.arguments, _UNEXPECTED: 1})
-                if isinstance(outcome, ToolResult):
-                    raise Failed(
-                        "nonConstant",
-                        Reason.ACCEPTS_UNKNOWN_ARGUMENTS,
-                        f"{call.field}: {call.tool} takes an argument that its parameters do not know; "
-                        "set additionalProperties: false",
-                    )
+        for call in {call.tool: call for call in self._calls}.values():
+            parameters = tools[call.tool].parameters
+            if parameters.get("additionalProperties", False) is not False or "patternProperties" in parameters:
+                continue
+            outcome = await _perturbed(session, call, {**call.arguments, _UNEXPECTED: 1})
+            if isinstance(outcome, ToolResult):
+                problem = "takes an argument that its parameters do not know; set additionalProperties: false"
+                message = f"{call.field}: {call.tool} {problem}"
+                raise Failed("nonConstant", Reason.ACCEPTS_UNKNOWN_ARGUMENTS, message)
 
     def _perturbations(self, call: GoldCall) -> list[Perturbation]:
         spec = self._environment.spec
@@ -260,8 +256,8 @@ async def _perturbed(session: Session, call: GoldCall, arguments: dict[str, Any]
         return ToolError(kind=ToolErrorKind.INVALID_ARGUMENTS, message=str(error))
 
 
-def _require_gold(check: str, call: GoldCall, outcome: ToolOutcome) -> None:
-    """Raises Failed unless the outcome answers the step."""
+def _require_gold(check: str, call: GoldCall, outcome: ToolOutcome) -> str:
+    """The result's JSON text. Raises Failed unless it answers the step."""
     gold = _short(json.dumps(call.step.answer, ensure_ascii=False))
     if isinstance(outcome, ToolError):
         reason, fix = _REASONS[outcome.kind]
@@ -283,6 +279,7 @@ def _require_gold(check: str, call: GoldCall, outcome: ToolOutcome) -> None:
             f"mend the tool, its arguments or spec.steps[{call.index}].answer"
         )
         raise Failed(check, Reason.GOLD_MISMATCH, message)
+    return outcome.json_text
 
 
 def _require_not_constant(call: GoldCall, judge: Constancy) -> None:

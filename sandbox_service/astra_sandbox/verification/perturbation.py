@@ -65,9 +65,9 @@ def perturbations(
 
 
 def unknown_names(seed: str, path: Path) -> tuple[str, str]:
-    """Two names that no data holds; one sorts first and one last, so that no comparison favours both."""
+    """Two names that no data holds; one sorts first and one last, and their lengths and word counts differ."""
     mark = hashlib.sha256(f"{seed}:{path}".encode()).hexdigest()[:8]
-    return f"Aaqx {mark}", f"zzvk {mark}"
+    return f"Aaqx {mark}", f"zzvk-{mark}-unheard"
 
 
 def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
@@ -99,9 +99,9 @@ def _other_values(value: Any, schema: Mapping[str, Any], neighbours: Neighbours)
         return [item for item in schema["enum"] if item != value]
     known = list(neighbours(value))
     if isinstance(value, int):
-        return [*known[:3], value + 1, value - 1, 2 * value + 3, -value, *known[3:], value + 10]
+        return [*known[:2], value + 1, -value, 2 * value + 3, value - 1, *known[2:], value + 10]
     if isinstance(value, float):
-        return [*known[:3], value + 1.0, value * 1.5 + 0.5, value - 1.0, -value, *known[3:]]
+        return [*known[:2], value + 1.0, -value, 2.0 * value + 0.5, value - 1.0, *known[2:]]
     if isinstance(value, str):
         return [*known, *_next_numerals(value)]
     return []

@@ -12,6 +12,7 @@ from astra_sandbox.verification.standard_library import MODULES
 _STANDARD_STREAMS = ("sys.stdout", "sys.stderr", "sys.__stdout__", "sys.__stderr__")
 _PRINTERS = {"print", "pprint", "pp", "pprint.pprint", "pprint.pp"}
 _LOGGERS = {f"logging.{level}" for level in ("debug", "info", "warning", "error", "critical", "exception", "log")}
+_DATA = (ast.Dict, ast.List, ast.Tuple, ast.Set, ast.Constant)
 _IMPORTERS = {"__import__", "import_module"}
 
 
@@ -27,7 +28,7 @@ class PythonSource:
     duplicates: dict[str, int]  # function defined more than once: the line of the second definition
     imports: tuple[tuple[str, int], ...]  # (module as written, line); "" for an import that cannot be read
     prints: tuple[tuple[str, int], ...]  # (what writes, line)
-    literals: tuple[Any, ...] = field(repr=False)  # values of the module's literal data, embedded JSON and CSV included
+    literals: tuple[Any, ...] = field(repr=False)  # the values of its literal data
 
     def foreign_imports(self) -> Iterator[tuple[str, int]]:
         """The imports that are not of the standard library of both Python 3.11 and 3.12."""
@@ -44,7 +45,7 @@ def read_source(text: str) -> PythonSource:
         try:
             tree = ast.parse(text)
         except SyntaxError as error:
-            raise SourceInvalid(f"line {error.lineno}: {error.msg}") from None
+            raise SourceInvalid(f"line {error.lineno}: {error.msg}" if error.lineno else str(error.msg)) from None
         except (ValueError, RecursionError, MemoryError) as error:
             raise SourceInvalid(str(error) or "nested too deeply to parse") from None
     functions: dict[str, ast.FunctionDef] = {}
@@ -108,14 +109,28 @@ def _name(node: ast.expr) -> str:
 
 
 def _literals(tree: ast.Module) -> Iterator[Any]:
-    """Top-level data: `NAME = <literal>`, and the literal first argument of calls such as `json.loads("...")`."""
-    for node in tree.body:
-        value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
-        while isinstance(value, ast.Call) and value.args:
-            value = value.args[0]
-        literal = None if value is None else _literal(value)
-        if literal is not None:
+    """The outermost literal data, wherever it stands: containers, long texts, names that a function compares."""
+    pending: list[ast.AST] = [tree]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.FunctionDef):
+            yield _compared(node)
+        literal = _literal(node) if isinstance(node, _DATA) else None
+        if isinstance(literal, dict | list | tuple | set) or (isinstance(literal, str) and "\n" in literal):
             yield literal
+        else:
+            pending.extend(ast.iter_child_nodes(node))
+
+
+def _compared(function: ast.FunctionDef) -> list[Any]:
+    """`if city == "paris": ... elif city == "rome": ...` is data too."""
+    sides = [
+        side
+        for node in ast.walk(function)
+        for side in ([node.left, *node.comparators] if isinstance(node, ast.Compare) else [])
+        + ([node.value] if isinstance(node, ast.MatchValue) else [])
+    ]
+    return [side.value for side in sides if isinstance(side, ast.Constant)]
 
 
 def _literal(node: ast.expr) -> Any:
