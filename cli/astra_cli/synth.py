@@ -5,16 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
 from astra_api.errors import BadInput
 from astra_api.manifests import load_manifests
 from astra_api.synthesis_run import SynthesisRun, SynthesisRunStatus
 
 if TYPE_CHECKING:
+    from astra_synth.tables import Generator
     from rich.console import Console
     from rich.table import Table
-
-    from astra_synth.tables import Generator
 
 
 def synth(
@@ -38,7 +36,9 @@ def synth(
     with err.status("reading tables"):
         generator = open_run(run, file.parent)
     status = asyncio.run(_synthesize(run, generator, out, jobs, err))
-    Console().print(_summary(status, out))
+    console = Console()
+    console.print(_summary(status))
+    console.print(f"{status.phase}: {out}", markup=False, highlight=False, soft_wrap=True)
     return 0 if status.phase == "Succeeded" else 1
 
 
@@ -53,10 +53,9 @@ def _the_run(file: Path) -> SynthesisRun:
 async def _synthesize(
     run: SynthesisRun, generator: "Generator", out: Path, jobs: int, err: "Console"
 ) -> SynthesisRunStatus:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from astra_sandbox.launching import launch_local
     from astra_synth.run import synthesize
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     async with launch_local() as sandbox:
@@ -70,16 +69,14 @@ async def _synthesize(
             return await synthesize(run, generator, sandbox, out, show, concurrency=jobs)
 
 
-def _summary(status: SynthesisRunStatus, out: Path) -> "Table":
+def _summary(status: SynthesisRunStatus) -> "Table":
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("what")
     table.add_column("count", justify="right")
     rows: list[tuple[str, Any]] = [("verified environments", status.produced), ("rejects", status.rejected)]
     rows += [(f"  {reason}", count) for reason, count in sorted(status.rejected_by.items(), key=lambda item: -item[1])]
     for name, count in rows:
         table.add_row(name, str(count))
-    table.caption = f"{status.phase}: {out / 'environments'}, {out / 'rejects.jsonl'}"
-    table.caption_justify = "left"
     return table

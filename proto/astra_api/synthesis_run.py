@@ -54,7 +54,7 @@ class TableToolsets(Resource):
 
 
 class TablesSource(Resource):
-    """Tables and a description of them: a shipped pack by name, or a user's YAML by path (relative to the run's file)."""
+    """Tables and what they mean: a shipped pack by name, or a YAML by path (relative to the run's file)."""
 
     type: Literal["tables"]
     pack: Annotated[str, Field(min_length=1)] | None = None

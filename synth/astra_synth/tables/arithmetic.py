@@ -218,4 +218,4 @@ class Convert(Operation):
         return f"def {self.name}(value):\n    return _rounded(value * {self._target.factor!r}, 2)\n"
 
     def phrases(self, about: str, extra: Mapping[str, Any]) -> list[str]:
-        return [f"{about}, converted to {self._target.to}", f"{about} in {self._target.to}"]
+        return [f"{about} in {self._target.to}", f"{about} expressed in {self._target.to}"]

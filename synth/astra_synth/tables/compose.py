@@ -28,12 +28,12 @@ class Composer:
     joins: tuple[Join, ...]
 
     def sketch(self, scenario: Scenario, hops: int, rng: Random) -> Sketch:
-        """A random sketch. Raises Unfit when these tools have none of the scenario and length, or the draw missed it."""
+        """A random sketch. Raises Unfit when the draw missed the scenario or length, or these tools have none."""
         match scenario:
             case "single-hop":
                 return Sketch((self._chain(1, rng),))
             case "multi-hop":
-                return Sketch((self._chain(hops, rng),))
+                return Sketch((self._walk(hops, rng),))
             case "parallel-single-hop":
                 return self._side_by_side(hops, rng)
             case "parallel-multi-hop":
@@ -48,17 +48,24 @@ class Composer:
     def _starts(self) -> list[Operation]:
         return [operation for operation in self.operations if self._domains[operation]]
 
+    def _walk(self, length: int, rng: Random) -> Draft:
+        """A chain that is told in several sentences, and so may step from neighbour to neighbour."""
+        draft = self._chain(1, rng)
+        for _ in range(length - 1):
+            fitting = [o for o in self.operations if o.takes == draft.operation.gives]
+            others = [o for o in fitting if o != draft.operation]
+            draft = Draft(_pick(others if others and rng.random() < 0.7 else fitting, rng), draft)
+        return draft
+
     def _length_fits(self, operation: Operation, length: int, gives: Callable[[Kind], bool]) -> bool:
         if length == 1:
             return gives(operation.gives)
         return any(self._length_fits(after, length - 1, gives) for after in self._after(operation))
 
     def _after(self, operation: Operation) -> list[Operation]:
-        return [
-            after
-            for after in self.operations
-            if after.takes == operation.gives and (after != operation or isinstance(after, Next))
-        ]
+        """What may follow within one phrase: "the one below the one below X" would not be English."""
+        fitting = [after for after in self.operations if after.takes == operation.gives and after != operation]
+        return [after for after in fitting if not (isinstance(after, Next) and isinstance(operation, Next))]
 
     def _chain(self, length: int, rng: Random, gives: Callable[[Kind], bool] = lambda _: True) -> Draft:
         first = _pick([o for o in self._starts if self._length_fits(o, length, gives)], rng)

@@ -1,4 +1,4 @@
-"""The tables of a pack, typed and checked: as rows in memory for making questions, and as a database for checking them."""
+"""The tables of a pack, typed and checked: as rows for making questions, and as a database for checking them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -175,8 +175,9 @@ def _check_references(table: Table, tables: Mapping[str, Table], where: str) -> 
         )
         if lost:
             raise PackError(
-                f"{where}.columns.{column}.references: table {spec.references} has no row {', '.join(map(repr, lost[:3]))}"
-                f"{f' and {len(lost) - 3} more' if len(lost) > 3 else ''}; add the rows or clear the values"
+                f"{where}.columns.{column}.references: table {spec.references} has no row "
+                f"{', '.join(map(repr, lost[:3]))}{f' and {len(lost) - 3} more' if len(lost) > 3 else ''}; "
+                "add the rows or clear the values"
             )
 
 

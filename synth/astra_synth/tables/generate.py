@@ -4,10 +4,10 @@
         ...
 
 yields unverified `astra_api.environment.Environment` objects (every answer is already checked against the tables by
-query). Environment i belongs to toolset i // shape.environments; toolsets of a pack share no root entity until all were used.
+query). Environment i belongs to toolset i // shape.environments; toolsets of a pack share no root entity until all
+were used.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -66,7 +66,7 @@ class Generator:
         return f"{self.recipe.prefix or self.dataset.pack.name}-{index:05d}"
 
     def make(self, index: int, skip: int = 0) -> Made:
-        """Environment `index`; with `skip`, the one that comes after that many others were found unfit by a verifier."""
+        """Environment `index`; with `skip`, the next one after so many that a verifier rejected."""
         try:
             toolset = self._toolset(index // self.recipe.shape.environments)
         except Undefined as trouble:

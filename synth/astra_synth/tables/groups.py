@@ -11,7 +11,7 @@ from astra_synth.tables.operation import Kind, Needs, Operation, Parameter, Quer
 from astra_synth.tables.pack import Column, TableSpec
 from astra_synth.tables.reading import quoted
 from astra_synth.tables.shard import Shard
-from astra_synth.tables.wording import a, plain, whole
+from astra_synth.tables.wording import a, number_word, plain, whole
 
 LONGEST_LIST = 8
 Statistic = Literal["total", "average", "highest", "lowest"]
@@ -81,7 +81,8 @@ class GroupOperation(Operation):
 
     @property
     def _from_group(self) -> str:
-        return f"FROM {quoted(self.grouping.table)} WHERE lower({quoted(self.grouping.column)}::VARCHAR) = lower(?::VARCHAR)"
+        column = quoted(self.grouping.column)
+        return f"FROM {quoted(self.grouping.table)} WHERE lower({column}::VARCHAR) = lower(?::VARCHAR)"
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,9 @@ class Aggregate(ColumnOperation):
     @property
     def description(self) -> str:
         unit = f", in {self.quantity.unit}" if self.quantity.unit else ""
-        return f"{self.statistic.capitalize()} {self.quantity.noun} of the {self.child.plural} {self.within(a(self.noun))}{unit}."
+        start = f"{self.statistic.capitalize()} {self.quantity.noun}"
+        rounded = f", rounded to {number_word(self.digits)} decimals" if self.statistic == "average" else ""
+        return f"{start} of the {self.child.plural} {self.within(a(self.noun))}{unit}{rounded}."
 
     @property
     def gives(self) -> Kind:
@@ -474,7 +477,8 @@ class Matching(GroupOperation):
             f"def {self.name}({self.parameters[0].name}, {word}):\n"
             f"    wanted = str({word}).strip().casefold()\n"
             f"    rows = _{self.grouping.table.upper()}\n"
-            f"    found = [key for key in {self.rows_in_group} if str(rows[key][{self.category!r}]).casefold() == wanted]\n"
+            f"    keys = {self.rows_in_group}\n"
+            f"    found = [key for key in keys if str(rows[key][{self.category!r}]).casefold() == wanted]\n"
             f"    if not found:\n"
             f'        raise LookupError(f"no {self.child.noun} with the {self._word} {{{word}!r}}")\n'
             f"    return sorted(found)\n"

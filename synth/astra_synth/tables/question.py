@@ -1,12 +1,14 @@
 """Plans in English: the question of the environment and of each of its steps, varied by seed."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from random import Random
 
 from astra_synth.tables.arithmetic import Convert
 from astra_synth.tables.dataset import Dataset
 from astra_synth.tables.operation import Kind, Operation
 from astra_synth.tables.plan import Item, Literal, Node, in_order
+from astra_synth.tables.rankings import Next
 from astra_synth.tables.wording import capital, enumerate_words, plain
 
 _ONE = (
@@ -19,6 +21,7 @@ _ONE = (
     "Please look up {}.",
 )
 _MANY = ("What are {}?", "List {}.", "Please list {}.", "Give me {}.")
+_THEN = ("Then find {}.", "Next, find {}.", "Then take {}.")
 _STARTS = ("First find {}.", "Start with {}.", "Consider {}.", "Take {}.")
 
 
@@ -32,11 +35,12 @@ class Narrator:
     def question(self, root: Node) -> str:
         """The whole question, with only the plan's literals in it."""
         chain = _single_chain(root)
-        if chain is not None and len(chain) >= 3 and self._rng.random() < 0.5:
+        long = chain is not None and (len(chain) >= 4 or _steps(chain) >= 2)
+        if chain is not None and (long or (len(chain) == 3 and self._rng.random() < 0.5)):
             return self._told(chain)
         if (start := _shared_start(root)) is not None:
             opening = self._rng.choice(_STARTS).format(self._phrase(start, {}))
-            return f"{opening} {self._ask(root, {id(start): f'that {self._noun(start.kind)}'})}"
+            return f"{opening} {self._ask(root, {id(start): self._that(start.kind)})}"
         return self._ask(root, {})
 
     def step(self, node: Node) -> str:
@@ -51,13 +55,19 @@ class Narrator:
         return self._ask(node, known)
 
     def _told(self, chain: Sequence[Node]) -> str:
-        """A chain of calls as two sentences: "Find the country of Lyon. What is the capital of that country?"."""
-        cuts = [node for node in chain[:-1] if node.kind.sort == "entity"]
-        if not cuts:
-            return self._ask(chain[-1], {})
-        cut = self._rng.choice(cuts)
-        opening = self._rng.choice(_STARTS).format(self._phrase(cut, {}))
-        return f"{opening} {self._ask(chain[-1], {id(cut): f'that {self._noun(cut.kind)}'})}"
+        """A chain of calls in sentences: "Find the country of Lyon. What is the capital of that country?"."""
+        sentences: list[str] = []
+        known: dict[int, str] = {}
+        calls = 0
+        for node, after in pairwise(chain):
+            calls += 1
+            stepping = isinstance(after.operation, Next)
+            if node.kind.sort == "entity" and (calls == 2 or stepping or self._rng.random() < 0.4):
+                phrase = self._phrase(node, known)
+                sentences.append(self._pick(_THEN if sentences else _STARTS).format(phrase))
+                known = {id(node): self._that(node.kind)}
+                calls = 0
+        return " ".join([*sentences, self._ask(chain[-1], known)])
 
     def _ask(self, node: Node, known: Mapping[int, str]) -> str:
         """A question for a node's value; `known` has phrases for nodes already spoken of."""
@@ -87,8 +97,12 @@ class Narrator:
             word = "highest" if node.end.name == "most" else "lowest"
             things = [self._about(branch.inputs[0], known) for branch in branches]
             noun = self._noun(node.kind)
+            superlative = column.high if node.end.name == "most" else column.low
+            verb = (
+                f"is the {superlative}" if superlative and self._rng.random() < 0.5 else f"has the {word} {column.noun}"
+            )
             start = f"Which {noun}" if self._rng.random() < 0.5 else "Which"
-            return f"{start} has the {word} {column.noun}: {', '.join(things[:-1])} or {things[-1]}?"
+            return f"{start} {verb}: {', '.join(things[:-1])} or {things[-1]}?"
         things = self._things(node, known)
         if node.end.join is None:
             both = "in that order"
@@ -102,7 +116,8 @@ class Narrator:
 
     def _ask_spread(self, node: Node, listed: Node, known: Mapping[int, str]) -> str:
         """One property of every member of a list, brought together."""
-        assert node.end is not None and listed.operation is not None
+        assert node.end is not None
+        assert listed.operation is not None
         each = next(source for source in node.inputs if isinstance(source, Node))
         column = self._dataset.spec(each.kind.table, each.kind.column) if each.kind.sort != "entity" else None
         noun = column.noun if column else self._property(each)
@@ -148,7 +163,8 @@ class Narrator:
         if id(node) in known:
             return known[id(node)]
         if node.operation is None:
-            assert node.end is not None and node.end.join is not None
+            assert node.end is not None
+            assert node.end.join is not None
             if (listed := _spread_of(node)) is not None:
                 return self._joined(node, listed, known)
             return self._pick(node.end.join.phrases(self._things(node, known), ""))
@@ -175,6 +191,10 @@ class Narrator:
             return f"the {named}" if value in spec.the else named
         return f"{plain(value)} {kind.unit}" if kind.unit else plain(value)
 
+    def _that(self, kind: Kind) -> str:
+        """Points back to what was just spoken of: "that isotope" for a natural isotope."""
+        return f"that {self._noun(kind).rpartition(' ')[2]}"
+
     def _noun(self, kind: Kind) -> str:
         return self._dataset.pack.tables[kind.table].noun
 
@@ -187,6 +207,10 @@ class Narrator:
 
     def _pick(self, options: Sequence[str]) -> str:
         return self._rng.choice(options)
+
+
+def _steps(chain: Sequence[Node]) -> int:
+    return sum(isinstance(node.operation, Next) for node in chain)
 
 
 def _single_chain(root: Node) -> list[Node] | None:

@@ -116,7 +116,8 @@ class Ranked(Ranking):
 
     @property
     def description(self) -> str:
-        return f"The {self.child.noun} {self.within(a(self.noun))} at a rank by {self.quantity.noun}, the {self.end} first."
+        start = f"The {self.child.noun} {self.within(a(self.noun))}"
+        return f"{start} at a rank by {self.quantity.noun}, the {self.end} first."
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -152,9 +153,8 @@ class Ranked(Ranking):
 
     def asks(self, about: str, extra: Mapping[str, Any]) -> list[str]:
         place = ordinal(extra["rank"])
-        return [
-            f"Which {self.child.noun} {self.within(about)} ranks {place} by {self.quantity.noun}, counting from the {self.end}?"
-        ]
+        start = f"Which {self.child.noun} {self.within(about)}"
+        return [f"{start} ranks {place} by {self.quantity.noun}, counting from the {self.end}?"]
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,8 @@ class Top(Ranking):
 
     @property
     def description(self) -> str:
-        return f"The first few {self.child.plural} {self.within(a(self.noun))} by {self.quantity.noun}, the {self.end} first."
+        start = f"The first few {self.child.plural} {self.within(a(self.noun))}"
+        return f"{start} by {self.quantity.noun}, the {self.end} first."
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -215,17 +216,19 @@ class Top(Ranking):
 
 @dataclass(frozen=True)
 class Next(Ranking):
-    """The row that follows a row in its group's order: `next_country_city_by_population(city)`."""
+    """The row that follows a row in its group's order: `city_below_in_country_by_population(city)`."""
 
     @property
     def name(self) -> str:
-        return f"next_{self.prefix}_{snake(self.child.noun)}_by_{snake(self.quantity.noun)}"
+        side = "below" if self.direction == "high" else "above"
+        return f"{snake(self.child.noun)}_{side}_in_{self.prefix}_by_{snake(self.quantity.noun)}"
 
     @property
     def description(self) -> str:
-        direction = "lower" if self.direction == "high" else "higher"
+        side = "below" if self.direction == "high" else "above"
         noun = self.child.noun
-        return f"The {noun} that comes after {a(noun)} in its {self.noun}, by {direction} {self.quantity.noun}."
+        among = f"the {self.child.plural} {self.within(f'its {self.noun}')}"
+        return f"The {noun} ranked just {side} {a(noun)} by {self.quantity.noun} among {among}."
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -254,8 +257,9 @@ class Next(Ranking):
         table, column, group = (quoted(name) for name in (self.grouping.table, self.column, self.grouping.column))
         beyond, nearest = ("<", "max") if self.direction == "high" else (">", "min")
         here = f"(SELECT {group} AS g, {column} AS q FROM {table} WHERE key = ?)"
-        reach = f"(SELECT {nearest}(t.{column}) FROM {table} AS t, {here} AS h WHERE t.{group} = h.g AND t.{column} {beyond} h.q)"
-        sql = f"SELECT t.key FROM {table} AS t, {here} AS h WHERE t.{group} = h.g AND t.{column} = {reach}"
+        joined = f"FROM {table} AS t, {here} AS h WHERE t.{group} = h.g"
+        reach = f"(SELECT {nearest}(t.{column}) {joined} AND t.{column} {beyond} h.q)"
+        sql = f"SELECT t.key {joined} AND t.{column} = {reach}"
         return Query(sql, (first, first))
 
     def needs(self) -> Needs:
@@ -278,9 +282,9 @@ class Next(Ranking):
         )
 
     def phrases(self, about: str, extra: Mapping[str, Any]) -> list[str]:
-        direction = "lower" if self.direction == "high" else "higher"
-        noun, column = self.child.noun, self.quantity.noun
+        side = "below" if self.direction == "high" else "above"
+        among = f"the {self.child.plural} {self.within(f'its {self.noun}')}"
         return [
-            f"the {noun} with the next {direction} {column} after {about} in the same {self.noun}",
-            f"the {noun} that follows {about} by {direction} {column} within its {self.noun}",
+            f"the {self.child.noun} ranked {word} {side} {about} by {self.quantity.noun} among {among}"
+            for word in ("just", "directly")
         ]

@@ -65,8 +65,8 @@ class ShardPlan:
         if not self._sizes:
             smallest = min(sizes.values())
             raise PackError(
-                f"pack {dataset.pack.name}: shards.by: {dataset.pack.shards.by} gives no shard of at most {row_limit} rows "
-                f"(the smallest part has {smallest}); raise rows or divide by something finer"
+                f"pack {dataset.pack.name}: shards.by: {dataset.pack.shards.by} gives no shard of at most {row_limit} "
+                f"rows (the smallest part has {smallest}); raise toolset.rows or divide by something finer"
             )
         ordered = sorted(self._sizes.values())
         self._block = max(2, min(12, row_limit // max(1, ordered[len(ordered) // 2])))

@@ -70,7 +70,7 @@ def choose(shard: Shard, shape: ToolsetShape, longest: int, rng: Random) -> Tabl
     if "arithmetic" in shape.kinds and longest >= 3 and wanted >= 3 and rng.random() < 0.5:
         joins.append(JOINS[rng.choice(sorted(JOINS))])
     chosen: list[Operation] = []
-    if longest >= 2 and (pair := _linked(offered, rng)):
+    if min(longest, wanted) >= 2 and (pair := _linked(offered, rng)):
         chosen += pair
     while len(chosen) + len(joins) < wanted:
         rest = [(kind, o) for kind, o in offered if _compatible(o, chosen)]
