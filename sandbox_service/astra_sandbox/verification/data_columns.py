@@ -36,9 +36,13 @@ class DataColumns:
                 self._columns.append(column)
 
     def neighbours(self, value: Scalar, count: int, seed: str) -> list[Scalar]:
-        """Up to `count` other values of the columns that hold `value`, of its type; drawn with `seed`."""
+        """Up to `count` other values of the columns that hold `value`, of its type; drawn with `seed`.
+
+        A text that stands in no column gets any texts of the data: they may still mean something to the tool.
+        """
+        homes = self._homes.get(_folded(value), () if not isinstance(value, str) else range(len(self._columns)))
         pool: dict[Scalar, Scalar] = {}
-        for home in dict.fromkeys(self._homes.get(_folded(value), ())):
+        for home in homes:
             pool.update({_folded(other): other for other in self._columns[home] if type(other) is type(value)})
         pool.pop(_folded(value), None)
         found = list(pool.values())
@@ -66,13 +70,23 @@ def _columns(data: Any) -> Iterator[list[Scalar]]:
                 pending.append(table)
         elif isinstance(value, dict):
             yield _scalars(list(value))
+            yield _scalars(list(value.values()))
             yield from _fields(list(value.values()))
-            pending.extend(item for item in value.values() if not _scalar(item))
+            pending.extend(_inside(list(value.values())))
         elif isinstance(value, list | tuple | set | frozenset):
             items = sorted(value, key=repr) if isinstance(value, set | frozenset) else list(value)
             yield _scalars(items)
             yield from _fields(items)
-            pending.extend(item for item in items if not _scalar(item))
+            pending.extend(_inside(items))
+
+
+def _inside(items: list[Any]) -> list[Any]:
+    """What is still to be read in the items of a container: of rows, only what their fields hold."""
+    rows = [item for item in items if isinstance(item, dict | list | tuple)]
+    if len(rows) > 1 and len({(type(row), len(row)) for row in rows}) == 1:
+        cells = [cell for row in rows for cell in (row.values() if isinstance(row, dict) else row)]
+        return [cell for cell in cells if not _scalar(cell)]
+    return [item for item in items if not _scalar(item)]
 
 
 def _fields(rows: Sequence[Any]) -> Iterator[list[Scalar]]:

@@ -115,10 +115,10 @@ class Trial:
         for call in self._calls_as_listed():
             outcome = await call.run(session)
             self._expected[call.index] = _require_gold("gold", call, outcome)
-        if not self._stateful:
-            await self._require_same(session, self._calls, Reason.KEEPS_STATE, "when called again in its session")
 
     async def _deterministic(self, _: AsyncExitStack) -> None:
+        if not self._stateful:
+            await self._require_same(self._first, self._calls, Reason.KEEPS_STATE, "when called again in its session")
         async with self._session(seed=OTHER_SEED, variant=OTHER_VARIANT) as session:
             calls = self._calls_as_listed() if self._stateful else self._calls[::-1]
             elsewhere = "in a fresh session with another seed, hash seed, clock and working directory"

@@ -25,9 +25,10 @@ _NUMERAL = re.compile(
     r"(?<![\w.])[-+]?(?:\d{1,3}(?:[,_ \u00a0\u202f]\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?(?!\w|\.\d)"
 )
 _ANNOUNCED = (
-    r"(?:answers?|returns?|returned|results?|gives?|yields?|outputs?|equals?|always|solution)"
-    r"(?:\s+(?:is|are|be|to|the|a|with|by|always|value|of|exactly|simply))*\s*[:=]?\s*[\"'`(]*"
+    r"(?i:\b(?:answers?|returns?|returned|results?|gives?|yields?|outputs?|equals?|always|solution)"
+    r"(?:\s+(?:is|are|be|to|the|a|with|by|always|value|of|exactly|simply))*\s*[:=]?\s*[\"'`(]*)"
 )
+_END = r"\s*(?:$|[.,;:!?)\]\"'`])"
 _WORD_EDGE = re.compile(r"_+|(?<=[a-z])(?=[A-Z])|(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])")
 _MIN_LENGTH = 3
 _SUBSCHEMA_MAPS = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
@@ -128,7 +129,7 @@ def _number_stands(answer: Any, tolerance: float, surface: Surface) -> bool:
             digits = re.sub(r"[,_ \u00a0\u202f]", "", numeral[0])
             telling = len(_significant(digits)) >= _MIN_LENGTH
             if matches(digits, answer, "numeric", tolerance if telling else 0.0) and (
-                telling or re.search(_ANNOUNCED + r"$", text[: numeral.start()], re.IGNORECASE)
+                telling or _announced(numeral[0], text)
             ):
                 return True
     return False
@@ -138,12 +139,17 @@ def _text_stands(answer: str, surface: Surface) -> bool:
     wanted = fold(answer)
     spaced = any(ord(char) > 0x2E7F for char in wanted)  # scripts that write no spaces between words
     if len(wanted) < _MIN_LENGTH and not spaced:
-        return re.search(_ANNOUNCED + re.escape(answer) + r"(?!\w)", surface.text) is not None
+        return _announced(answer, surface.text)
     for text in [surface.text, *(str(value) for value in surface.values)]:
         folded = fold(text)
         if (wanted in folded) if spaced else f" {wanted} " in f" {folded} ":
             return True
     return False
+
+
+def _announced(answer: str, text: str) -> bool:
+    """`always returns 42.`, but neither `returns 2 letters` nor `returns 1 if so`."""
+    return re.search(_ANNOUNCED + re.escape(answer) + _END, text) is not None and answer not in ("0", "1")
 
 
 def _significant(numeral: str) -> str:

@@ -22,7 +22,7 @@ class Perturbation:
     arguments: dict[str, Any]
     path: Path
     kind: Literal["unknown", "other"]
-    required: bool  # the changed argument is one that the schema requires
+    required: bool  # what changed is an argument that the schema requires, as a whole
 
     @property
     def value(self) -> Any:
@@ -48,7 +48,7 @@ def perturbations(
     other: list[list[Perturbation]] = []
     for path, value in leaves(dict(arguments)):
         schema = _object(properties.get(path[0]) if len(path) == 1 else None)
-        must = path[0] in needed
+        must = len(path) == 1 and path[0] in needed
         if isinstance(value, str) and "enum" not in schema:
             unknown.append([_changed(arguments, path, name, "unknown", must) for name in unknown_names(seed, path)])
         values = _other_values(value, schema, neighbours)

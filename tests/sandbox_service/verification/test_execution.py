@@ -1,0 +1,233 @@
+"""gold, deterministic, nonConstant, assembled: environments verified on a real server."""
+
+import datetime
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from astra_api.environment import Environment
+from astra_sandbox.interface import Sandbox
+from astra_sandbox.verification import CHECKS, verify_environment
+
+_TODAY = str(datetime.date.today())
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+Maker = Callable[..., Environment]
+_FAST = {"timeoutSeconds": 0.5}
+_LOOK_UP = "return {'a': 42}[x]\n"
+
+
+async def test_a_good_environment_is_verified(city: dict[str, Any], verifying_sandbox: Sandbox) -> None:
+    environment = Environment.model_validate(city)
+    verdict = await verify_environment(environment, verifying_sandbox)
+    assert (verdict.phase, verdict.reason, verdict.message) == ("Verified", None, "")
+    assert verdict.checks == dict.fromkeys(CHECKS, "passed")
+    assert (verdict.digest, verdict.toolset) == (environment.digest, environment.toolset.digest)
+    assert verdict == await verify_environment(environment, verifying_sandbox)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("def f(x):\n    while True:\n        pass\n", "ToolTimedOut"),
+        ("import time\ndef f(x):\n    time.sleep(60)\n", "ToolTimedOut"),
+        ("def f(x):\n    return len([bytes(1 << 20) for _ in range(1 << 20)])\n", "ToolOutOfMemory"),
+        ("import os\ndef f(x):\n    while True:\n        os.fork()\n", "ToolRaised"),
+        ("import os\ndef f(x):\n    os.fork()\n    " + _LOOK_UP, "ToolRaised"),
+        ("import threading\ndef f(x):\n    threading.Thread(target=print).start()\n    " + _LOOK_UP, "ToolRaised"),
+        ("def f(x):\n    return 'x' * (1 << 20)\n", "OutputTooLarge"),
+        ("import sys\ndef f(x):\n    sys.exit(0)\n", "ToolEndedProcess"),
+        ("import os\ndef f(x):\n    os._exit(0)\n", "ToolEndedProcess"),
+        ("def f(x):\n    return {1, 2}\n", "ResultNotJson"),
+        ("def f(x):\n    return float('nan')\n", "ResultNotJson"),
+        ("def f(x):\n    return 2 ** 60\n", "ResultNotJson"),
+        ("def f(x):\n    return {1: 2}\n", "ResultNotJson"),
+        ("def f(x):\n    return f(x)\n", "ToolRaised"),
+        ("def f(x):\n    from os import nothing_there\n", "ToolRaised"),
+        ("import os.nothing_there\ndef f(x):\n    return 42\n", "SourceFailsToLoad"),
+        ("def f(x):\n    return 42\nraise ValueError('no')\n", "SourceFailsToLoad"),
+        ("def f(x):\n    return 42\nexit(0)\n", "SourceFailsToLoad"),
+        ("def f(x):\n    return 42\ndel f\n", "SourceFailsToLoad"),
+        ("def f(x):\n    return 43\n", "GoldMismatch"),
+        ("def f(x):\n    return '42'\n", "GoldMismatch"),
+        ("def f(x):\n    return None\n", "GoldMismatch"),
+    ],
+)
+async def test_gold(verifying_sandbox: Sandbox, one_tool: Maker, source: str, reason: str) -> None:
+    verdict = await verify_environment(one_tool(source, sandbox=_FAST), verifying_sandbox)
+    assert (verdict.phase, verdict.reason) == ("Rejected", reason)
+    assert verdict.checks["gold"] == "failed"
+    assert verdict.checks["topology"] == "passed"
+    assert {verdict.checks[name] for name in ("deterministic", "nonConstant", "assembled")} == {"skipped"}
+    assert verdict.message.startswith(("spec.steps[0].call: f ", "spec.source: "))
+
+
+def _hash_in_production() -> int:
+    program = "print(hash('a') % 1000003)"
+    environment = {"PYTHONHASHSEED": "0"}
+    return int(subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True).stdout)
+
+
+@pytest.mark.parametrize(
+    ("source", "answer", "reason"),
+    [
+        ("import datetime\ndef f(x):\n    return {'a': str(datetime.date.today())}[x]\n", _TODAY, "NonDeterministic"),
+        ("import time\ndef f(x):\n    return {'a': time.strftime('%Y-%m-%d')}[x]\n", _TODAY, "NonDeterministic"),
+        (
+            "import random\ndef f(x):\n    return {'a': random.random()}[x]\n",
+            random.Random(0).random(),
+            "NonDeterministic",
+        ),
+        ("def f(x):\n    return {'a': hash(x) % 1000003}[x]\n", _hash_in_production(), "NonDeterministic"),
+        ("_N = [0]\ndef f(x):\n    _N[0] += 1\n    return {'a': 41}[x] + _N[0]\n", 42, "KeepsState"),
+    ],
+)
+async def test_deterministic(
+    verifying_sandbox: Sandbox, one_tool: Maker, source: str, answer: Any, reason: str
+) -> None:
+    verdict = await verify_environment(one_tool(source, answer), verifying_sandbox)
+    assert (verdict.phase, verdict.reason) == ("Rejected", reason)
+    assert (verdict.checks["gold"], verdict.checks["deterministic"]) == ("passed", "failed")
+    assert verdict.checks["assembled"] == "skipped"
+
+
+async def test_a_stateless_environment_must_not_depend_on_the_order_of_its_calls(
+    verifying_sandbox: Sandbox, city: dict[str, Any]
+) -> None:
+    city["spec"]["source"] = (
+        "_POPULATION = {'Paris': 2148000, 'Rome': 2873000}\n_SEEN = []\n\n"
+        "def city_population(city):\n    _SEEN.append(city)\n"
+        "    return _POPULATION[city] if 'Paris' in _SEEN else 0\n"
+    )
+    verdict = await verify_environment(Environment.model_validate(city), verifying_sandbox)
+    assert verdict.checks["deterministic"] == "failed", verdict
+
+
+@pytest.mark.parametrize(
+    ("source", "arguments", "reason"),
+    [
+        ("def f(x):\n    return 42\n", {"x": "a"}, "ConstantTool"),
+        ("def f(x):\n    return 42\n", {"x": 1}, "ConstantTool"),
+        ("def f():\n    return 42\n", {}, "ConstantTool"),
+        ("def f(x):\n    return {'b': 1}.get(x, 42)\n", {"x": "a"}, "AnswersUnknown"),
+        (
+            "def f(x):\n    if x not in ('a', 'b', 'c'):\n        raise KeyError(x)\n    return 42\n",
+            {"x": "a"},
+            "ConstantTool",
+        ),
+        ("def f(x):\n    return {'a': 42}.get(x)\n", {"x": "a"}, "AnswersUnknown"),
+        ("def f(x):\n    return x\n", {"x": 42}, "EchoesArgument"),
+        ("def f(x):\n    while x != 'a':\n        pass\n    return 42\n", {"x": "a"}, "ToolTimedOut"),
+    ],
+)
+async def test_non_constant(
+    verifying_sandbox: Sandbox, one_tool: Maker, source: str, arguments: dict[str, Any], reason: str
+) -> None:
+    verdict = await verify_environment(one_tool(source, 42, arguments, sandbox=_FAST), verifying_sandbox)
+    assert (verdict.phase, verdict.reason) == ("Rejected", reason)
+    assert verdict.checks["nonConstant"] == "failed"
+
+
+async def test_an_argument_that_the_tool_does_not_know(verifying_sandbox: Sandbox, one_tool: Maker) -> None:
+    schema = {"type": "object", "properties": {"x": {"type": "string"}}, "required": ["x"]}
+    tools = [{"name": "f", "description": "A tool.", "parameters": schema}]
+    source = "def f(x, **others):\n    return {'a': 42}[x]\n"
+    verdict = await verify_environment(one_tool(source, tools=tools), verifying_sandbox)
+    assert (verdict.phase, verdict.reason) == ("Rejected", "AcceptsUnknownArguments")
+    schema["additionalProperties"] = True  # says that it takes any
+    assert (await verify_environment(one_tool(source, tools=tools), verifying_sandbox)).verified
+    del schema["additionalProperties"]
+    source = "def f(x):\n    return {'a': 42}[x]\n"
+    assert (await verify_environment(one_tool(source, tools=tools), verifying_sandbox)).verified
+
+
+_BASKET = """
+_ITEMS = {"tea": 1}
+_OPEN = [True]
+
+def add(item, quantity):
+    if item not in _ITEMS:
+        raise KeyError(item)
+    _ITEMS[item] += quantity
+    return _ITEMS[item]
+
+def total():
+    return sum(_ITEMS.values()) if _OPEN[0] else -1
+
+def close():
+    _OPEN[0] = False
+    return "closed"
+
+def size():
+    return 1
+"""
+
+
+def _basket(*calls: tuple[str, dict[str, Any], Any, list[str]]) -> Environment:
+    steps = [
+        {
+            "id": f"s{index}",
+            "question": "?",
+            "answer": answer,
+            "dependsOn": needs,
+            "call": {"tool": tool, "arguments": arguments},
+        }
+        for index, (tool, arguments, answer, needs) in enumerate(calls)
+    ]
+    properties = {"item": {"type": "string"}, "quantity": {"type": "integer"}}
+    taken = {"add": properties, "total": {}, "close": {}, "size": {}}
+    tools = [
+        {
+            "name": name,
+            "description": "A tool.",
+            "parameters": {
+                "type": "object",
+                "properties": given,
+                "required": list(given),
+                "additionalProperties": False,
+            },
+        }
+        for name, given in taken.items()
+    ]
+    spec = {
+        "question": "?",
+        "answer": calls[-1][2],
+        "domain": "d",
+        "scenario": "multi-hop",
+        "steps": steps,
+        "tools": tools,
+        "source": _BASKET,
+        "state": "stateful",
+    }
+    return Environment.model_validate({"metadata": {"name": "basket"}, "spec": spec})
+
+
+_ADD = ("add", {"item": "tea", "quantity": 3}, 4, [])
+
+
+@pytest.mark.parametrize(
+    ("calls", "reason"),
+    [
+        ([_ADD, ("total", {}, 4, ["s0"])], None),
+        ([_ADD, ("close", {}, "closed", ["s0"]), ("total", {}, -1, ["s1"])], None),
+        ([_ADD, ("total", {}, 5, ["s0"])], "GoldMismatch"),
+        ([_ADD, ("size", {}, 1, ["s0"])], "ConstantTool"),
+        ([("size", {}, 1, []), _ADD], "ConstantTool"),
+        ([_ADD, ("total", {}, 4, ["s0"]), ("add", {"item": "tea", "quantity": 2}, 6, [])], "OrderDependent"),
+        ([_ADD, ("add", {"item": "honey", "quantity": 2}, 6, ["s0"])], "ToolRaised"),
+    ],
+)
+async def test_stateful(verifying_sandbox: Sandbox, calls: list[Any], reason: str | None) -> None:
+    verdict = await verify_environment(_basket(*calls), verifying_sandbox)
+    assert (verdict.reason, verdict.verified) == (reason, reason is None), verdict
+
+
+async def test_match_rules(verifying_sandbox: Sandbox, one_tool: Maker) -> None:
+    source = "def f(x):\n    return {'a': ' saint-DENIS. ', 'b': 'Lyon'}[x]\n"
+    environment = one_tool(source, "Saint Denis")
+    assert (await verify_environment(environment, verifying_sandbox)).reason == "GoldMismatch"
+    step = environment.spec.steps[0].model_dump(by_alias=True) | {"match": "text"}
+    environment = one_tool(source, "Saint Denis", steps=[step])
+    assert (await verify_environment(environment, verifying_sandbox)).verified
