@@ -61,7 +61,8 @@ class BatchedGenerator:
         rows: int = 64,
         memory: int = 1 << 29,
     ):
-        kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+        default = "sliding_attention" if getattr(model.config, "sliding_window", None) else "full_attention"
+        kinds = set(getattr(model.config, "layer_types", None) or [default])
         if kinds != {"full_attention"}:
             raise ValueError(f"{model.config.model_type}: layers of {sorted(kinds)}; only full attention is supported")
         self._model = model

@@ -31,7 +31,7 @@ class RowCache(Cache):
             return
         tokens = max(had_tokens, -(-tokens // 128) * 128)
         shape = (*self._store.shape[:2], max(rows, had_rows), self._store.shape[3], tokens, self._store.shape[5])
-        grown = self._store.new_empty(shape)
+        grown = self._store.new_zeros(shape)  # not empty: a masked NaN would still spread
         grown[:, :, :had_rows, :, :had_tokens] = self._store
         self._store = grown
 

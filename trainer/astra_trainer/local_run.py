@@ -1,0 +1,52 @@
+"""A TrainingRun with everything on this machine: its sandbox servers too."""
+
+import asyncio
+import signal
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from astra_api.environment import Environment
+from astra_api.training_run import TrainingRun
+from astra_sandbox.interface import Isolation
+from astra_sandbox.launching import launch_local
+
+from astra_trainer.pipeline import train
+from astra_trainer.progress import Progress, Silence
+
+T = TypeVar("T")
+
+
+def train_here(
+    run: TrainingRun, environments: Sequence[Environment], out: Path, progress: Progress | None = None
+) -> Path:
+    """Runs or resumes a TrainingRun in `out`, with sandboxes started for it; returns its last checkpoint's folder.
+
+    As many servers as `spec.sandboxes.replicas`, of `sessionsPerPod` sessions each, no weaker than `minimumIsolation`.
+    SIGINT and SIGTERM end it as KeyboardInterrupt, after the step under way; the next call goes on from there.
+    Raises BadInput and SandboxError as `train` does.
+    """
+    return interruptible(_train(run, environments, out, progress or Silence()))
+
+
+def interruptible(work: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine to its end; SIGTERM cancels it as SIGINT does. Raises KeyboardInterrupt when cancelled so."""
+
+    async def listening() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await work
+
+    try:
+        return asyncio.run(listening())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+async def _train(run: TrainingRun, environments: Sequence[Environment], out: Path, progress: Progress) -> Path:
+    spec = run.spec.sandboxes
+    minimum = Isolation[spec.minimum_isolation.upper()]
+    async with launch_local(spec.replicas, minimum, capacity=spec.sessions_per_pod) as sandbox:
+        progress.note(sandbox.containment)
+        return await train(run, environments, out, sandbox=sandbox, progress=progress)
