@@ -12,6 +12,7 @@ from astra_sandbox.verification.standard_library import MODULES
 _STANDARD_STREAMS = ("sys.stdout", "sys.stderr", "sys.__stdout__", "sys.__stderr__")
 _PRINTERS = {"print", "pprint", "pp", "pprint.pprint", "pprint.pp"}
 _LOGGERS = {f"logging.{level}" for level in ("debug", "info", "warning", "error", "critical", "exception", "log")}
+_LONG = 40  # a text of this length may be a table, or JSON
 _DATA = (ast.Dict, ast.List, ast.Tuple, ast.Set, ast.Constant)
 _IMPORTERS = {"__import__", "import_module"}
 
@@ -116,7 +117,7 @@ def _literals(tree: ast.Module) -> Iterator[Any]:
         if isinstance(node, ast.FunctionDef):
             yield _compared(node)
         literal = _literal(node) if isinstance(node, _DATA) else None
-        if isinstance(literal, dict | list | tuple | set) or (isinstance(literal, str) and "\n" in literal):
+        if isinstance(literal, dict | list | tuple | set) or (isinstance(literal, str) and ("\n" in literal or len(literal) > _LONG)):
             yield literal
         else:
             pending.extend(ast.iter_child_nodes(node))

@@ -68,7 +68,7 @@ def test_neighbours_come_from_the_data_of_the_source() -> None:
 import json
 _BY_NAME = {"Paris": 1, "Rome": 2, "Oslo": 3}
 _ROWS = [("Lima", "Peru"), ("Quito", "Ecuador")]
-_OBJECTS = json.loads('[{"name": "Bern", "code": "CH"}, {"name": "Wien", "code": "AT"}]\\n')
+_OBJECTS = json.loads('[{"name": "Bern", "code": "CH"}, {"name": "Wien", "code": "AT"}]')
 _TABLE = '''city,code
 Baku,AZ
 Kyiv,UA
