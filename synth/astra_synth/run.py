@@ -181,8 +181,9 @@ def _claim(out: Path, run: SynthesisRun, generator: Generator) -> None:
         raise BadInput(f"--out {out}: cannot be used: {error}") from None
     if digest(theirs) != digest(mine):
         changed = sorted(_differences("", theirs, mine))
+        where = ", ".join(changed)
         raise BadInput(
-            f"--out {out}: holds another run ({', '.join(changed)} differ); choose another directory or remove it"
+            f"--out {out}: holds another run, which differs in {where}; choose another directory or remove it"
         )
 
 

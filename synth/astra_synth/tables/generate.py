@@ -67,10 +67,9 @@ class Generator:
 
     def make(self, index: int, skip: int = 0) -> Made:
         """Environment `index`; with `skip`, the next one after so many that a verifier rejected."""
-        try:
-            toolset = self._toolset(index // self.recipe.shape.environments)
-        except Undefined as trouble:
-            return Made(index, None, (self._reject(index, "toolset", trouble),))
+        toolset = self._toolset(index // self.recipe.shape.environments)
+        if isinstance(toolset, Undefined):
+            return Made(index, None, (self._reject(index, "toolset", toolset),))
         rejects: list[Reject] = []
         for attempt in range(_GOALS):
             rng = seeded(self.recipe.seed, self.dataset.pack.name, "environment", index, skip, attempt)
@@ -84,12 +83,15 @@ class Generator:
         )
         return Made(index, None, tuple(rejects))
 
-    def _make_toolset(self, number: int) -> TableToolset:
-        toolset = toolset_for(
-            self.plan.shard(number), self.recipe.shape, self.recipe.max_hops, self.recipe.seed, number
-        )
+    def _make_toolset(self, number: int) -> TableToolset | Undefined:
+        """The toolset, or why there is none: kept either way, for several environments ask."""
+        shard, recipe = self.plan.shard(number), self.recipe
+        try:
+            toolset = toolset_for(shard, recipe.shape, recipe.max_hops, recipe.seed, number)
+        except Undefined as trouble:
+            return trouble
         if len(toolset.source.encode()) > MAX_SOURCE_BYTES:
-            raise Undefined("large-source", f"toolset {number} is over 128 KiB; lower toolset.rows")
+            return Undefined("large-source", f"toolset {number} is over 128 KiB; lower toolset.rows")
         return toolset
 
     def _question(

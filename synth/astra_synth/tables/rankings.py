@@ -108,11 +108,11 @@ class Extreme(Ranking):
 
 @dataclass(frozen=True)
 class Ranked(Ranking):
-    """The row at a position: `country_city_by_population_rank(country, rank)`."""
+    """The row at a position: `country_city_ranked_by_highest_population(country, rank)`."""
 
     @property
     def name(self) -> str:
-        return f"{self.prefix}_{snake(self.child.noun)}_by_{snake(self.quantity.noun)}_rank"
+        return f"{self.prefix}_{snake(self.child.noun)}_ranked_by_{self.end}_{snake(self.quantity.noun)}"
 
     @property
     def description(self) -> str:

@@ -95,12 +95,13 @@ def toolset_for(shard: Shard, shape: ToolsetShape, longest: int, seed: int, inde
 
 
 def _offered(dataset: Dataset, kinds: tuple[ToolKind, ...]) -> Iterator[tuple[ToolKind, Operation]]:
-    for kind, operation in _all(dataset):
+    for kind, operation in offered_operations(dataset):
         if kind in kinds:
             yield kind, operation
 
 
-def _all(dataset: Dataset) -> Iterator[tuple[ToolKind, Operation]]:
+def offered_operations(dataset: Dataset) -> Iterator[tuple[ToolKind, Operation]]:
+    """Every operation that a dataset's columns and relations allow, with its kind."""
     for table, spec in dataset.pack.tables.items():
         for name, column in spec.columns.items():
             yield "lookup", Lookup(dataset, table, name)
