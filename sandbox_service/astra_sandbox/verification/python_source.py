@@ -117,7 +117,9 @@ def _literals(tree: ast.Module) -> Iterator[Any]:
         if isinstance(node, ast.FunctionDef):
             yield _compared(node)
         literal = _literal(node) if isinstance(node, _DATA) else None
-        if isinstance(literal, dict | list | tuple | set) or (isinstance(literal, str) and ("\n" in literal or len(literal) > _LONG)):
+        if isinstance(literal, dict | list | tuple | set) or (
+            isinstance(literal, str) and ("\n" in literal or len(literal) > _LONG)
+        ):
             yield literal
         else:
             pending.extend(ast.iter_child_nodes(node))
