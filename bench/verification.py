@@ -75,10 +75,8 @@ async def measure(environments: list[Environment], level: Isolation, jobs: int) 
         print(f"{level.name.lower():<11} not here: {error}")
         return
     verified = sum(verdict.verified for verdict in verdicts)
-    rate = len(verdicts) / seconds
-    print(
-        f"{level.name.lower():<11} jobs {jobs:<3} {verified}/{len(verdicts)} verified in {seconds:6.2f} s: {rate:6.1f} a second"
-    )
+    figures = f"{verified}/{len(verdicts)} verified in {seconds:6.2f} s: {len(verdicts) / seconds:6.1f} a second"
+    print(f"{level.name.lower():<11} jobs {jobs:<3} {figures}")
 
 
 def main() -> None:
