@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import grpc
-
 from astra_api.canonical import NotCanonicalError
 from astra_api.records import CallRecord, SessionLimits, ToolError, ToolOutcome, Toolset
 from astra_api.sandbox.v1 import sandbox_pb2 as pb
+
 from astra_sandbox import limits as session_limits
 from astra_sandbox.interface import (
     CapacityExhausted,
@@ -31,7 +31,12 @@ from astra_sandbox.interface import (
 from astra_sandbox.link import ClientTls, Link, ServerError
 from astra_sandbox.wire import MESSAGE_BYTES, limits_to_wire, outcome_from_wire, toolset_to_wire, unsendable
 
-_GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+_GONE = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+)
 _FULL = grpc.StatusCode.RESOURCE_EXHAUSTED
 _ANSWER_SECONDS = 60.0  # beyond a call's own limit: waiting in line, forking and replaying on a busy server
 
@@ -254,7 +259,7 @@ class _RemoteSession:
         raise SessionLost(f"{fault}; given up after {self._client.retry.budget:g} s")
 
     async def _move(self) -> None:
-        """Opens the session anew, wherever there is room, and repeats its log there. Raises ServerError to try again."""
+        """Opens the session anew, where there is room, and repeats its log there. Raises ServerError to try again."""
         try:
             link, ids = await self._client.place(self._origin, 1)
         except (SandboxUnavailable, CapacityExhausted) as error:
@@ -272,7 +277,5 @@ class _RemoteSession:
                 raise ReplayDiverged(f"call {past.call_id!r} of tool {past.tool!r} answered differently when repeated")
 
     async def _send(self, call_id: str, tool: str, arguments_json: str) -> ToolOutcome:
-        request = pb.CallToolRequest(
-            session_id=self._id, call_id=call_id, tool=tool, arguments_json=arguments_json
-        )
+        request = pb.CallToolRequest(session_id=self._id, call_id=call_id, tool=tool, arguments_json=arguments_json)
         return outcome_from_wire(await self._link.call(request, self._origin.answer_seconds))

@@ -2,8 +2,10 @@
 
 import argparse
 import os
+import signal
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ examples:
   python -m astra_sandbox --listen unix:/run/astra/sandbox.sock --capacity 64
   python -m astra_sandbox --listen 0.0.0.0:50051 --tls-cert tls.crt --tls-key tls.key --tls-ca ca.crt
 """
+_ORPHAN_SECONDS = 3.0  # an orphan that has not ended by then is cut short
 _LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
 
 
@@ -42,11 +45,19 @@ def main(arguments: list[str] | None = None) -> int:
         nursery.close()
         print(f"astra_sandbox: {error}", file=sys.stderr)
         return 1
+    orphaned = threading.Event()
     if options.exit_with_stdin:
-        threading.Thread(target=_exit_with_stdin, daemon=True).start()
-    from astra_sandbox.server.serving import serve  # imports gRPC
+        threading.Thread(target=_exit_with_stdin, args=(orphaned,), daemon=True).start()
+    from astra_sandbox.server.serving import Settings, serve  # imports gRPC
 
-    return serve(nursery, zygote, options.listen, tls, options.capacity, options.idle_seconds, options.drain_seconds)
+    settings = Settings(
+        address=options.listen,
+        tls=tls,
+        capacity=options.capacity,
+        idle_seconds=options.idle_seconds,
+        drain_seconds=options.drain_seconds,
+    )
+    return serve(nursery, zygote, settings, orphaned)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,13 +67,25 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--listen", required=True, metavar="ADDR", help="HOST:PORT, or unix:PATH; beyond loopback TLS is required")
-    parser.add_argument("--capacity", type=_positive_int, default=512, metavar="N", help="sessions at most (default 512)")
     parser.add_argument(
-        "--idle-seconds", type=_positive, default=900.0, metavar="S", help="a session without calls ends after S (default 900)"
+        "--listen", required=True, metavar="ADDR", help="HOST:PORT, or unix:PATH; beyond loopback TLS is required"
     )
     parser.add_argument(
-        "--drain-seconds", type=_positive, default=25.0, metavar="S", help="on SIGTERM, wait S for sessions to end (default 25)"
+        "--capacity", type=_positive_int, default=512, metavar="N", help="sessions at most (default 512)"
+    )
+    parser.add_argument(
+        "--idle-seconds",
+        type=_positive,
+        default=900.0,
+        metavar="S",
+        help="a session without calls ends after S (default 900)",
+    )
+    parser.add_argument(
+        "--drain-seconds",
+        type=_positive,
+        default=25.0,
+        metavar="S",
+        help="on SIGTERM, wait S for sessions to end (default 25)",
     )
     parser.add_argument(
         "--contain",
@@ -127,8 +150,11 @@ def _positive_int(text: str) -> int:
     return value
 
 
-def _exit_with_stdin() -> None:
-    """Ends this process at once when the other end of standard input is gone, as it is after a kill -9 of the parent."""
+def _exit_with_stdin(orphaned: threading.Event) -> None:
+    """Ends this process when the other end of standard input is gone, as it is after a kill -9 of the parent."""
     while os.read(0, 1024):
         continue
-    os._exit(0)
+    orphaned.set()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_ORPHAN_SECONDS)
+    os._exit(1)

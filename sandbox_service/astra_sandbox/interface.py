@@ -1,5 +1,5 @@
 """The one interface of tool execution, and its error tree. Local servers, remote servers and the in-memory fake all
-stand behind it, and one contract suite (`tests/sandbox_service/contract.py`) runs on every implementation.
+stand behind it, and one contract suite (`tests/sandbox_service/test_contract.py`) runs on every implementation.
 
     SandboxError                  infrastructure; never an observation, never a reward
     +-- SandboxUnavailable        no server could be reached, after retries

@@ -80,7 +80,9 @@ async def launch_local(
         if (wanted is None or place.isolation == wanted) and place.isolation >= (minimum or Isolation.PROCESS)
     ]
     if not places:
-        raise SandboxUnavailable(f"{wanted.name.lower() if wanted else ''} containment is weaker than the minimum asked")
+        raise SandboxUnavailable(
+            f"{wanted.name.lower() if wanted else ''} containment is weaker than the minimum asked"
+        )
     with tempfile.TemporaryDirectory(prefix="astra-", ignore_cleanup_errors=True) as folder:
         first, reasons = await _strongest(places, Path(folder), capacity)
         started = [first]
@@ -118,7 +120,7 @@ async def _strongest(places: list[Place], folder: Path, capacity: int) -> tuple[
 
 async def _start(place: Place, folder: Path, capacity: int) -> LocalServer:
     """A server that answers, in the containment that its place promises. Raises LaunchError."""
-    folder.mkdir(mode=0o700)
+    os.mkdir(folder, mode=0o700)
     server = LocalServer(place, folder, capacity, await place.start(folder, capacity))
     client = SandboxClient([server.address], retry=Retry(budget=_START_SECONDS, longest=0.2))
     asked = asyncio.ensure_future(client.status())

@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
-
 from astra_api.sandbox.v1 import sandbox_pb2 as pb
 from astra_api.sandbox.v1 import sandbox_pb2_grpc as stubs
+
 from astra_sandbox.wire import CHANNEL_OPTIONS
 
 _KEEPALIVE: list[tuple[str, int]] = [
@@ -40,6 +40,7 @@ class ServerError(Exception):
         self.code = code
 
 
+_Answer = TypeVar("_Answer")
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -57,12 +58,13 @@ class Link:
                 options.append(("grpc.ssl_target_name_override", tls.server_name))
             credentials = grpc.ssl_channel_credentials(tls.authority, tls.key, tls.certificate)
             self._channel = grpc.aio.secure_channel(address, credentials, options)
-        self._stub = stubs.SandboxServiceStub(self._channel)
+        self._stub = stubs.SandboxServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._stream: _Stream | None = None
 
     async def put(self, request: pb.PutToolsetRequest) -> str:
         """Stores a toolset; returns its digest. Raises ServerError, as all these do."""
-        return (await _unary(self._stub.PutToolset, request)).digest
+        response: pb.PutToolsetResponse = await _unary(self._stub.PutToolset, request)
+        return response.digest
 
     async def open(self, request: pb.OpenSessionsRequest) -> list[str]:
         """Opens sessions; returns their ids."""
@@ -84,7 +86,8 @@ class Link:
 
     async def status(self) -> pb.GetStatusResponse:
         """What the server says of itself."""
-        return await _unary(self._stub.GetStatus, pb.GetStatusRequest(), 10.0)
+        response: pb.GetStatusResponse = await _unary(self._stub.GetStatus, pb.GetStatusRequest(), 10.0)
+        return response
 
     async def close(self) -> None:
         """Ends the stream and the channel."""
@@ -108,7 +111,8 @@ class _Stream:
     async def call(self, request: pb.CallToolRequest, timeout: float) -> pb.CallToolResponse:
         """Sends one call and waits for its answer."""
         key = (request.session_id, request.call_id)
-        future = self._waiting[key] = self._loop.create_future()
+        future: asyncio.Future[pb.CallToolResponse] = self._loop.create_future()
+        self._waiting[key] = future
         timer = self._loop.call_later(timeout, self._expire, future)
         self._unsent.append(request)
         self._wake.set()
@@ -158,7 +162,7 @@ class _Stream:
                 future.set_exception(ServerError(grpc.StatusCode.UNAVAILABLE, reason))
 
 
-async def _unary(method: Callable[..., Awaitable[Any]], request: Any, timeout: float = 30.0) -> Any:
+async def _unary(method: Callable[..., Awaitable[_Answer]], request: Any, timeout: float = 30.0) -> _Answer:
     try:
         return await method(request, timeout=timeout)
     except grpc.aio.AioRpcError as error:

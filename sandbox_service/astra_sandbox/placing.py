@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import google.protobuf
-
 import astra_api
+import grpc
+
 import astra_sandbox
 from astra_sandbox.interface import Isolation
 
@@ -51,9 +51,16 @@ class Running(Protocol):
 class Place(Protocol):
     """A way to contain a server."""
 
-    name: str
-    isolation: Isolation
-    meaning: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def isolation(self) -> Isolation: ...
+
+    @property
+    def meaning(self) -> str:
+        """A few words for people."""
+        ...
 
     async def start(self, folder: Path, capacity: int) -> Running:
         """Starts a server that listens at `folder`/server.sock. Raises LaunchError."""
@@ -151,7 +158,8 @@ class InGvisor:
             f"--bundle={bundle}",
             f"astra-{os.getpid()}-{os.urandom(4).hex()}",
         ]
-        return await _Subprocess.start(command, dict(os.environ), folder)
+        environment = {name: value for name, value in os.environ.items() if name != "TMPDIR"}
+        return await _Subprocess.start(command, environment, folder)  # runsc needs a TMPDIR open to everybody
 
     def _configuration(self, folder: Path, capacity: int) -> dict[str, Any]:
         shared = Path("/run/astra")
@@ -200,6 +208,9 @@ class InDocker:
             import docker
         except ImportError:
             raise LaunchError("the extra [docker] is not installed") from None
+        address = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+        if address.startswith("unix://") and not os.path.exists(address.removeprefix("unix://")):
+            raise LaunchError(f"no Docker engine at {address}")
         image = os.environ.get("ASTRA_SANDBOX_IMAGE", "astra-farm/sandbox:latest")
         try:
             engine = docker.from_env(timeout=20)
@@ -294,7 +305,7 @@ def _needed_paths() -> list[str]:
     """What a server reads: Python, its packages, the shared libraries, this distribution."""
     own = {str(root) for root in _roots()}
     python = {sys.prefix, sys.base_prefix, sys.base_exec_prefix, sysconfig.get_path("platlib")}
-    python.add(str(Path(google.protobuf.__file__).parents[2]))
+    python.add(str(Path(grpc.__file__).parents[1]))
     system = {"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache"}
     wanted = sorted(path for path in own | python | system if os.path.exists(path))
     return [path for path in wanted if not any(path.startswith(other + "/") for other in wanted)]

@@ -9,6 +9,7 @@ from typing import Any
 
 MAX_INTEGER = 2**53
 MAX_DEPTH = 200
+WRITTEN_OUT = 1e21  # below it RFC 8785 writes a whole float like an integer
 
 
 class StrictJsonError(ValueError):
@@ -67,6 +68,8 @@ def _check(value: Any, depth: int) -> None:
     elif kind is float:
         if value in (float("inf"), float("-inf")):
             raise StrictJsonError("a number too large for a double")
+        if MAX_INTEGER < abs(value) < WRITTEN_OUT and value.is_integer():
+            raise StrictJsonError("an integer beyond 2^53")
     elif kind is dict or kind is list:
         if depth >= MAX_DEPTH:
             raise StrictJsonError(f"nested deeper than {MAX_DEPTH} levels")

@@ -1,9 +1,11 @@
 """Records to protobuf messages and back."""
 
 import json
+from typing import Literal
 
 from astra_api.records import SessionLimits, ToolError, ToolErrorKind, ToolOutcome, ToolResult, Toolset, ToolSpec
 from astra_api.sandbox.v1 import sandbox_pb2 as pb
+
 from astra_sandbox.strict_json import read
 
 MAX_ARGUMENT_BYTES = 1 << 20
@@ -37,8 +39,8 @@ def toolset_from_wire(request: pb.PutToolsetRequest) -> Toolset:
         if not isinstance(parameters, dict):
             raise ValueError(f"tool {tool.name[:100]!r}: parameters_json is not a JSON object")
         tools.append(ToolSpec(name=tool.name, description=tool.description, parameters=parameters))
-    state = "stateful" if request.state == pb.STATEFUL else "stateless"
-    return Toolset(tools=tuple(tools), source=request.source, state=state)  # type: ignore[arg-type]
+    state: Literal["stateful", "stateless"] = "stateful" if request.state == pb.STATEFUL else "stateless"
+    return Toolset(tools=tuple(tools), source=request.source, state=state)
 
 
 def limits_to_wire(limits: SessionLimits | None) -> pb.SessionLimits:

@@ -5,14 +5,13 @@ import json
 from collections.abc import Callable
 
 import pytest
-
 from astra_api.records import SessionLimits, ToolError, ToolErrorKind, ToolOutcome, ToolResult, Toolset
 from astra_sandbox.interface import Sandbox, Session, ToolsetRejected
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 MakeToolset = Callable[..., Toolset]
 
-HOSTILE = '''
+HOSTILE = """
 import asyncio, ctypes, os, resource, signal, socket, sys, threading, time
 
 def fine():
@@ -149,8 +148,8 @@ def environment():
     return dict(os.environ)
 
 def ours():
-    return [name for name in sys.modules if name.startswith("astra")] + [path for path in sys.path if "site-packages" in path]
-'''
+    return [name for name in [*sys.modules, *sys.path] if "astra" in name or "site-packages" in name]
+"""
 NAMES = [line[4 : line.index("(")] for line in HOSTILE.splitlines() if line.startswith("def ")]
 LIMITS = SessionLimits(call_seconds=1, memory_bytes=64 << 20, file_bytes=1 << 20, output_bytes=1 << 20)
 
@@ -214,7 +213,14 @@ async def test_a_misbehaving_tool_is_an_observation(
     assert said in outcome.message
 
 
-@pytest.mark.parametrize("name", ["abort", "overflow", "close_everything"])
+async def test_a_stack_overflow_costs_only_the_call(real_sandbox: Sandbox, hostile: Toolset) -> None:
+    session = (await real_sandbox.open_sessions(hostile, 1, limits=LIMITS))[0]
+    assert isinstance(await session.call("overflow", "{}"), ToolError)  # a crash, or memory: the machine decides
+    assert await session.call("fine", "{}") == ToolResult(json_text='"fine"')
+    await close(session)
+
+
+@pytest.mark.parametrize("name", ["abort", "close_everything"])
 async def test_a_tool_that_kills_its_process_ends_it(real_sandbox: Sandbox, hostile: Toolset, name: str) -> None:
     outcome = await outcome_of(real_sandbox, hostile, name)
     assert isinstance(outcome, ToolError)
@@ -295,7 +301,9 @@ async def test_a_source_that_does_not_load_is_rejected(
         await real_sandbox.open_sessions(make_toolset(source, "tool"), 1)
 
 
-async def test_a_variant_has_another_clock_hash_seed_and_folder(process_sandbox: Sandbox, make_toolset: MakeToolset) -> None:
+async def test_a_variant_has_another_clock_hash_seed_and_folder(
+    process_sandbox: Sandbox, make_toolset: MakeToolset
+) -> None:
     source = (
         "import time, datetime, os\nCWD = os.getcwd().count('/')\n"
         "def tool(): return [time.time() // 86400, str(datetime.date.today()), str(datetime.datetime.now())[:10],"

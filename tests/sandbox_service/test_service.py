@@ -13,15 +13,14 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-
 from astra_api.records import Toolset
 from astra_api.sandbox.v1 import sandbox_pb2 as pb
 from astra_api.sandbox.v1 import sandbox_pb2_grpc as stubs
 from astra_sandbox.client import Retry, SandboxClient
 from astra_sandbox.interface import CapacityExhausted, SandboxError, SandboxUnavailable
 from astra_sandbox.wire import toolset_to_wire
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 Code = grpc.StatusCode
@@ -32,7 +31,17 @@ async def server(folder: Path, *flags: str) -> AsyncIterator[tuple[str, asyncio.
     """A bare server process on a socket in `folder`."""
     address = f"unix:{folder}/s"
     process = await asyncio.create_subprocess_exec(
-        *[sys.executable, "-m", "astra_sandbox", "--listen", address, "--contain", "process", "--exit-with-stdin", *flags],
+        *[
+            sys.executable,
+            "-m",
+            "astra_sandbox",
+            "--listen",
+            address,
+            "--contain",
+            "process",
+            "--exit-with-stdin",
+            *flags,
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},

@@ -11,7 +11,9 @@ from pathlib import Path
 import astra_sandbox
 
 _OWN = Path(astra_sandbox.__file__).parent
-_START = "import sys; sys.path.insert(0, sys.argv[1]); from astra_sandbox.worker.zygote import main; main(int(sys.argv[2]))"
+_START = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from astra_sandbox.worker.zygote import main; main(int(sys.argv[2]))"
+)
 _SCRATCH_BYTES = 512 << 20
 
 
@@ -115,7 +117,9 @@ def _python() -> tuple[str, list[str]]:
     executable = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     folders = [path for path in ("/usr", "/lib", "/lib32", "/lib64") if os.path.lexists(path)]
     prefixes = {sys.base_prefix, sys.base_exec_prefix}
-    return executable, folders + sorted(prefix for prefix in prefixes if not prefix.startswith("/usr/") and prefix != "/usr")
+    return executable, folders + sorted(
+        prefix for prefix in prefixes if not prefix.startswith("/usr/") and prefix != "/usr"
+    )
 
 
 def _parents(paths: list[str]) -> list[str]:

@@ -6,14 +6,15 @@ import json
 import os
 from pathlib import Path
 
-from astra_api.records import ToolSpec, Toolset
+from astra_api.records import Toolset, ToolSpec
+
 from astra_sandbox.interface import Isolation
 from astra_sandbox.limits import DEFAULT
 from astra_sandbox.server.sessions import ServerSession
 from astra_sandbox.server.templates import Templates
 from astra_sandbox.server.toolsets import StoredToolset
 
-_LOOK = '''
+_LOOK = """
 import errno, os, socket
 
 def _attempt(action):
@@ -38,7 +39,7 @@ def look():
         "siblings": _attempt(lambda: os.listdir("/proc/1")),
         "write": _attempt(lambda: open("/usr/.astra", "w").close()),
     }
-'''
+"""
 _NAMESPACES = ("mnt", "pid", "net", "ipc", "uts", "user")
 
 

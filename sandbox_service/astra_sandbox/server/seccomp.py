@@ -6,22 +6,21 @@ fail with EPERM, so that a tool sees a PermissionError and not its death.
 
 import errno
 import tempfile
-from collections.abc import Iterable
 
-_ESCAPE = (  # tracing, other processes, namespaces, mounts, kernel surface
-    "ptrace process_vm_readv process_vm_writev kcmp pidfd_open pidfd_getfd pidfd_send_signal process_madvise "
-    "process_mrelease tkill rt_sigqueueinfo rt_tgsigqueueinfo setpriority ioprio_set sched_setscheduler "
-    "sched_setparam sched_setattr sched_setaffinity migrate_pages move_pages setsid setpgid unshare setns mount umount2 "
-    "mount_setattr move_mount fsopen fsmount fsconfig fspick open_tree pivot_root chroot open_by_handle_at "
-    "name_to_handle_at bpf perf_event_open userfaultfd io_uring_setup io_uring_enter io_uring_register add_key "
-    "request_key keyctl kexec_load kexec_file_load init_module finit_module delete_module acct quotactl swapon swapoff "
-    "reboot syslog personality fanotify_init lookup_dcookie nfsservctl vhangup iopl ioperm modify_ldt"
-).split()
-_REACH = (  # the network, and memory or messages that outlive a process
-    "socket shmget shmat shmctl msgget msgsnd msgrcv msgctl semget semop semtimedop semctl mq_open mq_unlink "
-    "memfd_create memfd_secret execve execveat"
-).split()
-_MODES = "chmod fchmod fchmodat fchmodat2 chown lchown fchown fchownat".split()  # what hides siblings' folders
+_ESCAPE = """
+    ptrace process_vm_readv process_vm_writev kcmp pidfd_open pidfd_getfd pidfd_send_signal process_madvise
+    process_mrelease tkill rt_sigqueueinfo rt_tgsigqueueinfo setpriority ioprio_set sched_setscheduler sched_setparam
+    sched_setattr sched_setaffinity migrate_pages move_pages setsid setpgid unshare setns mount umount2 mount_setattr
+    move_mount fsopen fsmount fsconfig fspick open_tree pivot_root chroot open_by_handle_at name_to_handle_at bpf
+    perf_event_open userfaultfd io_uring_setup io_uring_enter io_uring_register add_key request_key keyctl kexec_load
+    kexec_file_load init_module finit_module delete_module acct quotactl swapon swapoff reboot syslog personality
+    fanotify_init lookup_dcookie nfsservctl vhangup iopl ioperm modify_ldt
+"""  # tracing, other processes, namespaces, mounts, kernel surface
+_REACH = """
+    socket shmget shmat shmctl msgget msgsnd msgrcv msgctl semget semop semtimedop semctl mq_open mq_unlink
+    memfd_create memfd_secret execve execveat
+"""  # the network, and memory or messages that outlive a process
+_MODES = "chmod fchmod fchmodat fchmodat2 chown lchown fchown fchownat"  # modes hide siblings' folders
 _THREAD = 0x00010000  # CLONE_THREAD
 _NAMESPACES = 0x7E020080  # every CLONE_NEW* flag
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
@@ -41,28 +40,28 @@ def _export(*, template: bool) -> bytes:
     denied = seccomp.ERRNO(errno.EPERM)
     program = seccomp.SyscallFilter(seccomp.ALLOW)
 
-    def deny(names: Iterable[str], action: int = denied, *conditions: object) -> None:
-        for name in names:
+    def deny(names: str, action: int = denied, *conditions: object) -> None:
+        for name in names.split():
             try:
                 program.add_rule(action, name, *conditions)
             except (OSError, ValueError):  # a call that this libseccomp or this machine does not have
                 continue
 
-    deny([*_ESCAPE, *_REACH])
-    deny(["clone3"], seccomp.ERRNO(errno.ENOSYS))
-    deny(["prlimit64"], denied, seccomp.Arg(0, seccomp.NE, 0))
+    deny(_ESCAPE + _REACH)
+    deny("clone3", seccomp.ERRNO(errno.ENOSYS))
+    deny("prlimit64", denied, seccomp.Arg(0, seccomp.NE, 0))
     if template:
-        deny(["clone"], denied, seccomp.Arg(0, seccomp.MASKED_EQ, _THREAD, _THREAD))
+        deny("clone", denied, seccomp.Arg(0, seccomp.MASKED_EQ, _THREAD, _THREAD))
         for bit in range(32):
             if _NAMESPACES >> bit & 1:
-                deny(["clone"], denied, seccomp.Arg(0, seccomp.MASKED_EQ, 1 << bit, 1 << bit))
-        deny(["kill"], denied, seccomp.Arg(0, seccomp.NE, 0))
-        deny(["tgkill"])
+                deny("clone", denied, seccomp.Arg(0, seccomp.MASKED_EQ, 1 << bit, 1 << bit))
+        deny("kill", denied, seccomp.Arg(0, seccomp.NE, 0))
+        deny("tgkill")
     else:
         deny(_MODES)
-        deny(["fork", "vfork", "clone", "kill", "tgkill"])
+        deny("fork vfork clone kill tgkill")
         for option in (_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE):
-            deny(["prctl"], denied, seccomp.Arg(0, seccomp.EQ, option))
+            deny("prctl", denied, seccomp.Arg(0, seccomp.EQ, option))
     with tempfile.TemporaryFile() as file:
         program.export_bpf(file)
         file.seek(0)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import grpc
-
 from astra_api.sandbox.v1 import sandbox_pb2 as pb
 from astra_api.sandbox.v1 import sandbox_pb2_grpc as stubs
+
 from astra_sandbox import limits
 from astra_sandbox.interface import Isolation
 from astra_sandbox.server.sessions import CallConflictError, ReplayError, ServerSession, SessionGoneError
@@ -51,6 +51,7 @@ class SandboxService(stubs.SandboxServiceServicer):
         self._templates, self._policy = templates, policy
         self._toolsets = ToolsetStore()
         self._opening = 0
+        self._emptied = asyncio.Event()
         self._requests: OrderedDict[str, tuple[bytes, asyncio.Task[list[str]]]] = OrderedDict()
 
     async def PutToolset(self, request: pb.PutToolsetRequest, context: Any) -> pb.PutToolsetResponse:
@@ -58,7 +59,7 @@ class SandboxService(stubs.SandboxServiceServicer):
         try:
             return pb.PutToolsetResponse(digest=self._toolsets.put(toolset_from_wire(request)).digest)
         except ValueError as error:
-            return await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error)[:2000])
+            await _abort(context, BadToolsetError(error))
 
     async def OpenSessions(self, request: pb.OpenSessionsRequest, context: Any) -> pb.OpenSessionsResponse:
         """Opens a group, or returns the group of a repeated request_id."""
@@ -99,9 +100,7 @@ class SandboxService(stubs.SandboxServiceServicer):
     async def _open(self, request: pb.OpenSessionsRequest) -> list[str]:
         toolset = self._toolsets.find(request.digest)
         assert toolset is not None  # checked in the same turn of the loop
-        granted = self._policy.default_limits.for_session(
-            limits_from_wire(request.limits), self._policy.maximum_limits
-        )
+        granted = self._policy.default_limits.for_session(limits_from_wire(request.limits), self._policy.maximum_limits)
         self._opening += request.count
         try:
             processes = await self._templates.fork(toolset, request.variant, request.count, request.seed, granted)
@@ -125,6 +124,8 @@ class SandboxService(stubs.SandboxServiceServicer):
 
     def _forget(self, session: ServerSession) -> None:
         self.sessions.pop(session.id, None)
+        if not self.sessions:
+            self._emptied.set()
 
     def _submit(self, request: pb.CallToolRequest) -> "asyncio.Future[pb.CallToolResponse]":
         if not request.call_id:
@@ -175,6 +176,12 @@ class SandboxService(stubs.SandboxServiceServicer):
             toolsets=len(self._toolsets),
             version=_version(),
         )
+
+    async def wait_empty(self) -> None:
+        """Waits until no session is open."""
+        while self.sessions:
+            self._emptied.clear()
+            await self._emptied.wait()
 
     async def expire_forever(self) -> None:
         """Closes sessions that nobody has called for `idle_seconds`."""
@@ -243,9 +250,16 @@ class _RolloutStream:
 
 
 def _failure(request: pb.CallToolRequest, error: BaseException) -> pb.CallToolResponse:
-    code = _CODES.get(type(error), grpc.StatusCode.INTERNAL)  # type: ignore[arg-type]
-    failure = pb.Failure(code=code.value[0], message=str(error)[:2000])
+    code = _code(error)
+    failure = pb.Failure(code=code, message=str(error)[:2000])
     return pb.CallToolResponse(session_id=request.session_id, call_id=request.call_id, failure=failure)
+
+
+def _code(error: BaseException) -> int:
+    for kind, status in _CODES.items():
+        if isinstance(error, kind):
+            return int(status.value[0])
+    return int(grpc.StatusCode.INTERNAL.value[0])
 
 
 async def _abort(context: Any, error: Exception) -> NoReturn:

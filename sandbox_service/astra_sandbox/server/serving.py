@@ -5,13 +5,15 @@ import contextlib
 import os
 import signal
 import sys
+import threading
+from dataclasses import dataclass
 
 import grpc
+from astra_api.sandbox.v1 import sandbox_pb2 as pb
+from astra_api.sandbox.v1 import sandbox_pb2_grpc as stubs
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from astra_api.sandbox.v1 import sandbox_pb2 as pb
-from astra_api.sandbox.v1 import sandbox_pb2_grpc as stubs
 from astra_sandbox.command import Tls
 from astra_sandbox.server.probe import measure
 from astra_sandbox.server.service import Policy, SandboxService
@@ -23,20 +25,29 @@ _NAME = pb.DESCRIPTOR.services_by_name["SandboxService"].full_name
 READY = "astra_sandbox: serving on"  # printed with the address once calls are answered
 
 
-def serve(
-    nursery: Nursery, zygote: Zygote, address: str, tls: Tls | None, capacity: int, idle: float, drain: float
-) -> int:
-    """Runs until SIGTERM or SIGINT; returns the exit code."""
+@dataclass(frozen=True)
+class Settings:
+    """What the command line says."""
+
+    address: str
+    tls: Tls | None
+    capacity: int
+    idle_seconds: float
+    drain_seconds: float
+
+
+def serve(nursery: Nursery, zygote: Zygote, settings: Settings, orphaned: threading.Event) -> int:
+    """Runs until SIGTERM or SIGINT; returns the exit code. An orphan does not wait for its sessions to end."""
     try:
-        return asyncio.run(_serve(nursery, zygote, address, tls, Policy(capacity=capacity, idle_seconds=idle), drain))
+        return asyncio.run(_serve(nursery, zygote, settings, orphaned))
     finally:
         zygote.close()
         nursery.close()
 
 
-async def _serve(
-    nursery: Nursery, zygote: Zygote, address: str, tls: Tls | None, policy: Policy, drain: float
-) -> int:
+async def _serve(nursery: Nursery, zygote: Zygote, settings: Settings, orphaned: threading.Event) -> int:
+    policy = Policy(capacity=settings.capacity, idle_seconds=settings.idle_seconds)
+    address = settings.address
     templates = Templates(nursery, zygote)
     service = SandboxService(templates, policy)
     stop = asyncio.Event()
@@ -48,12 +59,12 @@ async def _serve(
         print(f"astra_sandbox: the probe of the sandbox failed: {error}", file=sys.stderr)
         return 1
     server = grpc.aio.server(options=[*CHANNEL_OPTIONS, ("grpc.so_reuseport", 0)])
-    stubs.add_SandboxServiceServicer_to_server(service, server)
+    stubs.add_SandboxServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     healthiness = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthiness, server)
     reflection.enable_server_reflection([_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     try:
-        port = _bind(server, address, tls)
+        port = _bind(server, address, settings.tls)
     except (RuntimeError, OSError) as error:
         print(f"astra_sandbox: cannot listen on {address}: {error}", file=sys.stderr)
         return 1
@@ -67,13 +78,12 @@ async def _serve(
     service.draining = True
     await healthiness.enter_graceful_shutdown()
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(drain):
-            while service.sessions:
-                await asyncio.sleep(0.05)
+        async with asyncio.timeout(0 if orphaned.is_set() else settings.drain_seconds):
+            await service.wait_empty()
     expiry.cancel()
     for session in list(service.sessions.values()):
         session.close("the server stopped")
-    await server.stop(1.0)
+    await server.stop(0 if orphaned.is_set() else 1)
     templates.close()
     return 0
 
@@ -83,7 +93,7 @@ def _bind(server: grpc.aio.Server, address: str, tls: Tls | None) -> int:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(address.removeprefix("unix:"))  # left by a server that was killed
     if tls is None:
-        return server.add_insecure_port(address)
+        return int(server.add_insecure_port(address))
     pair = [(tls.key, tls.certificate)]
     credentials = grpc.ssl_server_credentials(pair, root_certificates=tls.authority, require_client_auth=True)
-    return server.add_secure_port(address, credentials)
+    return int(server.add_secure_port(address, credentials))

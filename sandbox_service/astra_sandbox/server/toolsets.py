@@ -4,8 +4,8 @@ from collections import OrderedDict
 from typing import Any
 
 import jsonschema_rs
-
 from astra_api.records import Toolset
+
 from astra_sandbox.strict_json import StrictJsonError, read
 from astra_sandbox.wire import MAX_ARGUMENT_BYTES
 
@@ -27,7 +27,9 @@ class ArgumentCheck:
             jsonschema_rs.meta.validate(schema)
             self._validator = jsonschema_rs.Draft202012Validator(schema, retriever=_refuse_retrieval)
         except (ValueError, jsonschema_rs.ReferencingError) as error:
-            raise BadToolsetError(f"tool {name!r}: its parameters are not a JSON Schema: {_first_line(error)}") from None
+            raise BadToolsetError(
+                f"tool {name!r}: its parameters are not a JSON Schema: {_first_line(error)}"
+            ) from None
 
     def fault(self, arguments_json: str) -> str | None:
         """Why a model's arguments are refused, or None. The same text gives the same words."""

@@ -76,7 +76,9 @@ class Nursery:
 class Zygote:
     """One running zygote. Raises ZygoteError when it does not come up."""
 
-    def __init__(self, variant: int, place: Callable[[int], containment.Placement], filters: tuple[bytes, bytes]) -> None:
+    def __init__(
+        self, variant: int, place: Callable[[int], containment.Placement], filters: tuple[bytes, bytes]
+    ) -> None:
         self.variant = variant
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -114,7 +116,7 @@ class Zygote:
         return self._process.poll() is None
 
     def order(self, order: dict[str, Any], source: str) -> socket.socket:
-        """Has a template forked; returns the server's end of its control socket. Raises OSError if the zygote is gone."""
+        """Has a template forked; returns the server's end of its socket. Raises OSError if the zygote is gone."""
         if self.variant:
             order = order | {"subfolders": ["variant", str(self.variant)]}
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -50,9 +50,7 @@ def _default_to_today(name: str, position: int) -> None:
 
 
 def _replace_datetime() -> None:
-    real_datetime, real_date = datetime.datetime, datetime.date
-
-    class ShiftedDatetime(real_datetime):
+    class ShiftedDatetime(datetime.datetime):
         @classmethod
         def now(cls, tz: datetime.tzinfo | None = None) -> Any:
             return cls.fromtimestamp(time.time(), tz)
@@ -65,12 +63,12 @@ def _replace_datetime() -> None:
         def today(cls) -> Any:
             return cls.now()
 
-    class ShiftedDate(real_date):
+    class ShiftedDate(datetime.date):
         @classmethod
         def today(cls) -> Any:
             return cls.fromtimestamp(time.time())
 
-    for shifted, real in ((ShiftedDatetime, real_datetime), (ShiftedDate, real_date)):
-        shifted.__name__ = shifted.__qualname__ = real.__name__
-        shifted.__module__ = real.__module__
-        setattr(datetime, real.__name__, shifted)
+    for name, shifted in (("datetime", ShiftedDatetime), ("date", ShiftedDate)):
+        shifted.__name__ = shifted.__qualname__ = name
+        shifted.__module__ = "datetime"
+        setattr(datetime, name, shifted)

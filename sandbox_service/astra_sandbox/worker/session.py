@@ -14,6 +14,7 @@ from astra_sandbox.worker.frames import FrameReader, Kind, encode
 
 MAX_INTEGER = 2**53
 MAX_DEPTH = 200
+WRITTEN_OUT = 1e21  # below it a whole float has the canonical form of an integer
 MAX_MESSAGE = 1000
 MAX_CALL_BYTES = 4 << 20
 
@@ -90,6 +91,8 @@ def check_json(value: Any, depth: int = 0) -> None:
     elif isinstance(value, float):
         if value != value or value in (float("inf"), float("-inf")):
             raise NotJsonError(f"the number {value}")
+        if MAX_INTEGER < abs(value) < WRITTEN_OUT and value.is_integer():
+            raise NotJsonError("an integer beyond 2^53")
     elif depth > MAX_DEPTH:
         raise NotJsonError(f"a value nested deeper than {MAX_DEPTH} levels")
     elif isinstance(value, list | tuple):

@@ -185,9 +185,7 @@ class Template:
             os.write(fd, encode(0, Kind.RAISED, session.describe(error)))
             os._exit(1)
         try:
-            session.serve(
-                fd, self._tools, seed=seed if self._stateless else None, output_bytes=limits["output_bytes"]
-            )
+            session.serve(fd, self._tools, seed=seed if self._stateless else None, output_bytes=limits["output_bytes"])
         finally:  # nothing of the template may run in a session
             os._exit(0)
 

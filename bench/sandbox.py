@@ -1,0 +1,278 @@
+"""Tool calls per second and session opening, next to a bare gRPC echo server in the same run.
+
+    python bench/sandbox.py [--levels process,namespaces,gvisor] [--calls 8000] [--out FILE]
+
+The echo server answers the same request type with the same payload, over the same kind of socket, to the same client
+code at the same concurrency; it parses nothing and runs nothing. The ratio to it is what the sandbox itself costs.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+from astra_api.records import Toolset, ToolSpec
+from astra_api.sandbox.v1 import sandbox_pb2 as pb
+from astra_api.sandbox.v1 import sandbox_pb2_grpc as stubs
+from astra_sandbox.interface import Isolation, SandboxUnavailable
+from astra_sandbox.launching import LocalSandbox, launch_local
+from astra_sandbox.wire import toolset_to_wire
+
+ARGUMENTS = '{"city": "Paris"}'
+RESULT = '{"city":"Paris","population":2148000}'
+SOURCE = """
+_POPULATION = {"paris": 2148000, "rome": 2873000}
+def city_population(city: str) -> dict:
+    return {"city": city, "population": _POPULATION[city.strip().lower()]}
+"""
+TOOL = ToolSpec(
+    name="city_population",
+    description="Population of a city at the last census.",
+    parameters={
+        "type": "object",
+        "properties": {"city": {"type": "string"}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+)
+TOOLSET = Toolset(tools=(TOOL,), source=SOURCE)
+Driver = Callable[[Any, list[str], int], Awaitable[list[float]]]
+
+
+class Echo(stubs.SandboxServiceServicer):
+    """Answers every call at once with the same payload."""
+
+    async def CallTool(self, request: Any, context: Any) -> Any:
+        return pb.CallToolResponse(session_id=request.session_id, call_id=request.call_id, result_json=RESULT)
+
+    async def Rollout(self, requests: Any, context: Any) -> None:
+        while (request := await context.read()) is not grpc.aio.EOF:
+            await context.write(
+                pb.CallToolResponse(session_id=request.session_id, call_id=request.call_id, result_json=RESULT)
+            )
+
+
+async def serve_echo(address: str) -> None:
+    server = grpc.aio.server()
+    stubs.add_SandboxServiceServicer_to_server(Echo(), server)
+    server.add_insecure_port(address)
+    await server.start()
+    print("ready", flush=True)
+    await server.wait_for_termination()
+
+
+async def unary(stub: Any, sessions: list[str], calls: int) -> list[float]:
+    """Latencies in seconds of `calls` unary calls, one at a time on each session."""
+    latencies: list[float] = []
+
+    async def work(session: str) -> None:
+        for number in range(calls // len(sessions)):
+            request = pb.CallToolRequest(
+                session_id=session, call_id=f"{run_id}-{number}", tool=TOOL.name, arguments_json=ARGUMENTS
+            )
+            start = time.perf_counter()
+            response = await stub.CallTool(request)
+            latencies.append(time.perf_counter() - start)
+            assert response.result_json == RESULT, response
+
+    run_id = os.urandom(4).hex()
+    await asyncio.gather(*(work(session) for session in sessions))
+    return latencies
+
+
+async def streamed(stub: Any, sessions: list[str], calls: int) -> list[float]:
+    """The same over one Rollout stream."""
+    latencies: list[float] = []
+    run_id = os.urandom(4).hex()
+    stream = stub.Rollout()
+    sent: dict[str, tuple[int, float]] = {}
+    unsent: list[str] = list(sessions)
+    wake = asyncio.Event()
+    wake.set()
+    each = calls // len(sessions)
+    total = each * len(sessions)
+
+    async def write() -> None:
+        written = 0
+        while written < total:
+            await wake.wait()
+            wake.clear()
+            batch, unsent[:] = list(unsent), []
+            for session in batch:
+                number = sent[session][0] + 1 if session in sent else 0
+                sent[session] = (number, time.perf_counter())
+                written += 1
+                await stream.write(
+                    pb.CallToolRequest(
+                        session_id=session, call_id=f"{run_id}-{number}", tool=TOOL.name, arguments_json=ARGUMENTS
+                    )
+                )
+
+    async def read() -> None:
+        while len(latencies) < total:
+            response = await stream.read()
+            assert response.result_json == RESULT, response
+            number, start = sent[response.session_id]
+            latencies.append(time.perf_counter() - start)
+            if number + 1 < each:
+                unsent.append(response.session_id)
+                wake.set()
+
+    await asyncio.gather(write(), read())
+    await stream.done_writing()
+    return latencies
+
+
+async def rate(driver: Driver, stub: Any, sessions: list[str], calls: int) -> dict[str, float]:
+    start = time.perf_counter()
+    latencies = sorted(await driver(stub, sessions, calls))
+    seconds = time.perf_counter() - start
+    return {
+        "calls_per_second": round(len(latencies) / seconds),
+        "p50_ms": round(latencies[len(latencies) // 2] * 1e3, 2),
+        "p99_ms": round(latencies[len(latencies) * 99 // 100] * 1e3, 2),
+    }
+
+
+async def opened(stub: Any, count: int) -> list[str]:
+    request = pb.OpenSessionsRequest(request_id=os.urandom(8).hex(), digest=TOOLSET.digest, count=count)
+    return list((await stub.OpenSessions(request)).session_ids)
+
+
+async def opening(stub: Any, count: int, times: int) -> float:
+    """Median milliseconds to open `count` sessions, up to the answer."""
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        ids = await opened(stub, count)
+        seconds.append(time.perf_counter() - start)
+        await stub.CloseSessions(pb.CloseSessionsRequest(session_ids=ids))
+    return round(statistics.median(seconds) * 1e3, 2)
+
+
+async def many(client: LocalSandbox, sessions: int, calls: int) -> dict[str, float]:
+    """Many sessions at once through the client: every call must give the result."""
+    start = time.perf_counter()
+    groups = await asyncio.gather(*(client.open_sessions(TOOLSET, 8) for _ in range(sessions // 8)))
+    all_sessions = [session for group in groups for session in group]
+    open_seconds = time.perf_counter() - start
+
+    async def work(session: Any) -> None:
+        for _ in range(calls):
+            outcome = await session.call(TOOL.name, ARGUMENTS)
+            assert outcome.observation() == RESULT, outcome
+
+    start = time.perf_counter()
+    await asyncio.gather(*(work(session) for session in all_sessions))
+    seconds = time.perf_counter() - start
+    await asyncio.gather(*(session.close() for session in all_sessions))
+    return {
+        "sessions": len(all_sessions),
+        "open_seconds": round(open_seconds, 2),
+        "calls_per_second": round(len(all_sessions) * calls / seconds),
+        "replays": client.replays,
+    }
+
+
+async def measure(level: Isolation, echo: Any, calls: int, rounds: int) -> dict[str, Any]:
+    async with launch_local(level=level) as client:
+        async with grpc.aio.insecure_channel(client.addresses[0]) as channel:
+            stub = stubs.SandboxServiceStub(channel)
+            await stub.PutToolset(toolset_to_wire(TOOLSET))
+            first = time.perf_counter()
+            await stub.CloseSessions(pb.CloseSessionsRequest(session_ids=await opened(stub, 1)))
+            found: dict[str, Any] = {"containment": client.containment}
+            found["first_opening_ms"] = round((time.perf_counter() - first) * 1e3, 1)
+            times = 100 if level < Isolation.GVISOR else 30
+            found["open_1_ms"] = await opening(stub, 1, times)
+            found["open_8_ms"] = await opening(stub, 8, times)
+            ids = await opened(stub, 32)
+            for name, driver in (("unary", unary), ("stream", streamed)):
+                await driver(stub, ids, 640)
+                pairs = [
+                    (await rate(driver, echo, ids, calls), await rate(driver, stub, ids, calls)) for _ in range(rounds)
+                ]
+                best = max(pairs, key=lambda pair: pair[1]["calls_per_second"])
+                ratios = [ours["calls_per_second"] / bare["calls_per_second"] for bare, ours in pairs]
+                found[name] = best[1] | {"ratio": round(statistics.median(ratios), 2)}
+                found[f"echo_{name}"] = max((bare for bare, _ in pairs), key=lambda bare: bare["calls_per_second"])
+            await stub.CloseSessions(pb.CloseSessionsRequest(session_ids=ids))
+        found["client_32"] = await many(client, 32, calls // 32)
+        found["client_256"] = await many(client, 256, 20)
+        return found
+
+
+def show(level: str, found: dict[str, Any]) -> None:
+    print(f"\n{level}: {found['containment']}")
+    print(f"  opening (median)       one {found['open_1_ms']} ms, a group of 8 {found['open_8_ms']} ms")
+    print(f"  {'32 sessions':22} {'calls/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'of echo':>8}")
+    for name in ("echo_unary", "unary", "echo_stream", "stream"):
+        row = found[name]
+        ratio = f"{row['ratio']:>8.0%}" if "ratio" in row else ""
+        print(f"  {name:22} {row['calls_per_second']:>8} {row['p50_ms']:>8} {row['p99_ms']:>8} {ratio}")
+    for name in ("client_32", "client_256"):
+        row = found[name]
+        text = f"{row['calls_per_second']} calls/s through SandboxClient, opened in {row['open_seconds']} s"
+        print(f"  {row['sessions']} sessions: {text}, no error, {row['replays']} replays")
+
+
+async def run(levels: list[str], calls: int, rounds: int) -> dict[str, Any]:
+    report: dict[str, Any] = {
+        "machine": {"cpus": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()},
+        "calls": calls,
+        "levels": {},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        address = f"unix:{folder}/echo"
+        server = await asyncio.create_subprocess_exec(
+            sys.executable, __file__, "--echo", address, stdout=subprocess.PIPE
+        )
+        try:
+            assert server.stdout is not None
+            await server.stdout.readline()
+            async with grpc.aio.insecure_channel(address) as channel:
+                echo = stubs.SandboxServiceStub(channel)
+                await unary(echo, ["x"] * 32, 640)
+                for level in levels:
+                    fewer = calls // 4 if level == "gvisor" else calls
+                    try:
+                        found = await measure(Isolation[level.upper()], echo, fewer, rounds)
+                    except SandboxUnavailable as error:
+                        print(f"\n{level}: not here: {error}")
+                        continue
+                    report["levels"][level] = found
+                    show(level, found)
+        finally:
+            server.kill()
+            await server.wait()
+    return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--levels", default="process,namespaces,gvisor")
+    parser.add_argument("--calls", type=int, default=8000, help="calls of one measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each kind, echo and sandbox in turn")
+    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    parser.add_argument("--echo", metavar="ADDR", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.echo:
+        asyncio.run(serve_echo(options.echo))
+        return
+    report = asyncio.run(run(options.levels.split(","), options.calls, options.rounds))
+    if options.out:
+        options.out.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
