@@ -7,7 +7,7 @@ only compute what is new in their contexts.
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -56,7 +56,7 @@ class BatchedGenerator:
     def __init__(
         self,
         model: PreTrainedModel,
-        stop_ids: Sequence[int] | frozenset[int],
+        stop_ids: Collection[int],
         *,
         rows: int = 64,
         memory: int = 1 << 29,

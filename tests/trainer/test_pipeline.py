@@ -1,0 +1,179 @@
+"""Whole runs with the real engine: their lines and files, and that no interruption changes how they end."""
+
+import asyncio
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from astra_api.errors import BadInput
+from astra_trainer.models import load_policy
+from astra_trainer.pipeline import train
+
+SCRIPT = Path(__file__).parent / "short_run.py"
+
+
+def _load(path: Path) -> ModuleType:
+    found = importlib.util.spec_from_file_location("short_run", path)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+short = _load(SCRIPT)
+
+
+class Recorder:
+    """A Progress that remembers."""
+
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, int, int]] = []
+        self.lines: list[Mapping[str, Any]] = []
+        self.notes: list[str] = []
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        self.stages.append((name, done, total))
+
+    def line(self, line: Mapping[str, Any]) -> None:
+        self.lines.append(line)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    """The whole lines of the metrics."""
+    text = (out / "metrics.jsonl").read_text() if (out / "metrics.jsonl").exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def expected_lines() -> Counter[tuple[str, str, int]]:
+    sft, rl = short.SFT_STEPS, short.RL_STEPS
+    evaluations = [("evaluation", "base", 0), ("evaluation", "sft", sft), ("evaluation", "rl", rl)]
+    steps = [("train", "sft", n) for n in range(1, sft + 1)] + [("train", "rl", n) for n in range(1, rl + 1)]
+    return Counter(evaluations + steps)
+
+
+def keys(out: Path) -> Counter[tuple[str, str, int]]:
+    return Counter((line["kind"], line["stage"], line["step"]) for line in metrics(out))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recorder, Path]:
+    """An undisturbed run: its directory, what it told, and the checkpoint it returned."""
+    out, heard = tmp_path_factory.mktemp("runs") / "whole", Recorder()
+    last = asyncio.run(train(short.run(), short.environments(), out, sandbox=short.sandbox(), progress=heard))
+    return out, heard, last
+
+
+def test_a_run_has_one_line_for_each_step_and_evaluation(finished: tuple[Path, Recorder, Path]) -> None:
+    out, heard, _ = finished
+    assert keys(out) == expected_lines()
+    assert heard.lines == metrics(out)
+    assert heard.stages == [("sft", 0, short.SFT_STEPS), ("rl", 0, short.RL_STEPS)]
+    losses = [line["loss"] for line in metrics(out) if line["stage"] == "sft" and line["kind"] == "train"]
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_rl_lines_say_what_was_rolled_out(finished: tuple[Path, Recorder, Path]) -> None:
+    lines = [line for line in metrics(finished[0]) if line["stage"] == "rl" and line["kind"] == "train"]
+    for line in lines:
+        assert 0.0 <= line["reward_mean"] <= 1.0
+        assert 0.0 <= line["discarded_share"] <= 1.0
+        assert line["excluded"] == 0
+        assert line.keys() >= {"reward_std", "recall", "precision", "tool_calls", "seconds", "response_tokens"}
+    updated = [line for line in lines if line["loss"] is not None]
+    assert updated, "SFT left no group with a spread of rewards: the test's run no longer tests RL"
+    assert all(line["logprob_mismatch_max"] < 1e-3 for line in updated if not line["stale_groups"])
+
+
+def test_checkpoints_and_states_are_kept_as_asked(finished: tuple[Path, Recorder, Path]) -> None:
+    out, _, last = finished
+    assert last == out / "checkpoints" / f"rl-{short.RL_STEPS}"
+    names = {folder.name for folder in (out / "checkpoints").iterdir()}
+    assert names == {"base-0", "sft-25", f"sft-{short.SFT_STEPS}", last.name}
+    assert len(list((out / "state").iterdir())) == 2
+    assert load_policy(last, "cpu").config.vocab_size > 0
+
+
+async def test_a_finished_run_is_not_run_again(finished: tuple[Path, Recorder, Path]) -> None:
+    out, _, last = finished
+    before = (out / "metrics.jsonl").read_bytes()
+    heard = Recorder()
+    again = await train(short.run(), short.environments(), out, sandbox=short.sandbox(), progress=heard)
+    assert again == last
+    assert not heard.lines
+    assert (out / "metrics.jsonl").read_bytes() == before
+
+
+def test_trajectories_are_token_exact_and_complete(finished: tuple[Path, Recorder, Path]) -> None:
+    files = {file.name: file.read_text().splitlines() for file in (finished[0] / "trajectories").iterdir()}
+    assert len(files["sft-000000-demonstrations.jsonl"]) == 4
+    for name in ("base-000000", f"sft-{short.SFT_STEPS:06}", f"rl-{short.RL_STEPS:06}"):
+        assert len(files[f"{name}-holdout.jsonl"]) == 4
+    for step in range(1, short.RL_STEPS + 1):
+        rolled_out = [json.loads(line) for line in files[f"rl-{step:06}-train.jsonl"]]
+        assert all(len(t["tokens"]) == len(t["mask"]) == len(t["logprobs"]) for t in rolled_out)
+
+
+def start(out: Path) -> subprocess.Popen[bytes]:
+    paths = os.pathsep.join(filter(None, sys.path))
+    return subprocess.Popen([sys.executable, str(SCRIPT), str(out)], env={**os.environ, "PYTHONPATH": paths})
+
+
+def wait_for(out: Path, process: subprocess.Popen[bytes], count: int) -> None:
+    end = time.monotonic() + 120
+    while len(metrics(out)) < count:
+        assert process.poll() is None, f"ended with {process.returncode} before line {count}"
+        assert time.monotonic() < end, f"no line {count} in 120 s"
+        time.sleep(0.002)
+
+
+def test_interrupted_at_any_moment_a_run_ends_the_same(tmp_path: Path) -> None:
+    rl_begins = short.SFT_STEPS + 2  # the line of the evaluation before RL
+    for count, pause, by, code in (
+        (1, 0.0, signal.SIGKILL, -signal.SIGKILL),
+        (9, 0.01, signal.SIGKILL, -signal.SIGKILL),
+        (15, 0.0, signal.SIGTERM, 130),
+        (25, 0.0, signal.SIGINT, 130),
+        (rl_begins + 1, 0.02, signal.SIGKILL, -signal.SIGKILL),
+    ):
+        process = start(tmp_path)
+        wait_for(tmp_path, process, count)
+        time.sleep(pause)
+        process.send_signal(by)
+        assert process.wait(timeout=60) == code
+        assert len(metrics(tmp_path)) >= count
+        assert max(keys(tmp_path).values()) == 1
+    assert start(tmp_path).wait(timeout=120) == 0
+    assert keys(tmp_path) == expected_lines()
+    assert max((tmp_path / "state").iterdir()).name == f"{expected_lines().total():06}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"suspend": True}, r"spec\.suspend"),
+        ({"engine": "verl"}, r"spec\.engine: verl needs a cluster"),
+        ({"environments": {"selector": {"matchLabels": {"a": "b"}}}}, r"spec\.environments\.selector"),
+        ({"model": {"path": "/nowhere"}}, r"spec\.model\.path"),
+        (
+            {"sft": {"dataset": {"type": "files", "path": "/nowhere.jsonl"}}},
+            r"spec\.sft\.dataset\.path: there is no JSON-lines file",
+        ),
+    ],
+)
+async def test_what_cannot_be_run_is_refused_by_field(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        await train(short.run(**changes), short.environments(), tmp_path, sandbox=short.sandbox())
