@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import socket
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -116,6 +117,7 @@ class SessionProcess:
         self._loop.remove_reader(self._socket.fileno())
         if not self.ready.done():
             self.ready.set_exception(WorkerLostError(reason))
+            self.ready.exception()  # seen: of a group, the first failure is waited for
 
     def _read(self) -> None:
         try:
@@ -207,6 +209,9 @@ class Template:
             },
         }
         pairs = [socket.socketpair() for _ in range(count)]
+        for ours, _ in pairs:  # before the first session can speak: credentials are added as a message is sent
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            ours.setblocking(False)
         try:
             while self.alive:
                 try:
@@ -226,8 +231,6 @@ class Template:
                 theirs_end.close()
         processes = []
         for number, (ours, _) in zip(numbers, pairs, strict=True):
-            ours.setblocking(False)
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             process = SessionProcess(number, ours, limits, self)
             self._processes[number] = process
             processes.append(process)
@@ -275,6 +278,8 @@ class Template:
             self._note_end(message)
 
     def _note_end(self, message: dict[str, Any]) -> None:
+        if "failed" in message:
+            print(f"astra_sandbox: a template failed: {str(message['failed'])[:300]!a}", file=sys.stderr)
         number, status, cpu = message.get("ended"), message.get("status"), message.get("cpu")
         if isinstance(number, int) and isinstance(status, int) and isinstance(cpu, int | float):
             process = self._processes.get(number)

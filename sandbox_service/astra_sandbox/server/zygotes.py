@@ -38,8 +38,7 @@ class Nursery:
     missing: list[str] = field(default_factory=list)  # measures that this machine lacks, for people
 
     def __post_init__(self) -> None:
-        self.scratch = tempfile.mkdtemp(prefix="astra-sandbox-")
-        os.chmod(self.scratch, 0o1333)  # its folders have unguessable names, and nobody can list them
+        self._scratch: str | None = None
         try:
             self.filters = seccomp.filters()
         except (ImportError, OSError, RuntimeError) as error:
@@ -50,7 +49,7 @@ class Nursery:
         """Starts a zygote, in namespaces if wanted and possible. Blocks for about 0.1 s. Raises ZygoteError."""
         kinds: dict[str, Callable[[int], containment.Placement]] = {
             "namespaces": lambda fd: containment.namespaces(fd, variant),
-            "process": lambda fd: containment.process(fd, variant, self.scratch),
+            "process": lambda fd: containment.process(fd, variant, self._scratch_folder()),
         }
         failures = []
         for kind in kinds if self.wanted == "auto" else [self.wanted]:
@@ -65,12 +64,20 @@ class Nursery:
         raise ZygoteError("; ".join(failures))
 
     def close(self) -> None:
-        """Removes what sessions left."""
-        os.chmod(self.scratch, 0o700)
-        for name in os.listdir(self.scratch):
+        """Removes what sessions left; in namespaces nothing is left."""
+        if self._scratch is None:
+            return
+        os.chmod(self._scratch, 0o700)
+        for name in os.listdir(self._scratch):
             with contextlib.suppress(OSError):
-                os.chmod(os.path.join(self.scratch, name), 0o700)
-        shutil.rmtree(self.scratch, ignore_errors=True)
+                os.chmod(os.path.join(self._scratch, name), 0o700)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _scratch_folder(self) -> str:
+        if self._scratch is None:
+            self._scratch = tempfile.mkdtemp(prefix="astra-sandbox-")
+            os.chmod(self._scratch, 0o1333)  # its folders have unguessable names, and nobody can list them
+        return self._scratch
 
 
 class Zygote:
@@ -175,7 +182,7 @@ class ProcessHandle:
         self.forget()
 
     def kill_group(self) -> None:
-        """SIGKILL to the process group that this process leads."""
+        """SIGKILL to the process group that this process leads: to be called while it lives, or as it ends."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._pid, signal.SIGKILL)
         self.kill()

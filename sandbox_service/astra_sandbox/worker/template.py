@@ -2,7 +2,7 @@
 
 It talks to the server over a SEQPACKET socket of its own. In: `{"open": [session, ...], "seed", "limits", ...}` with
 one socket a session. Out: `{"ready": true}` or `{"rejected": message}` once, then `{"ended", "status", "cpu"}` for
-every session that is gone. When that socket closes, the template and all its sessions die.
+every session that is gone, and `{"failed": message}` before it gives up. When that socket closes, the template and all its sessions die.
 
 It loads under a system-call filter and a file view of its own; each session adds a stricter one.
 """
@@ -71,7 +71,11 @@ def main(control: socket.socket, order: dict[str, Any], source: str, confinement
         control.recv(1)  # until the server has read it and closes: gVisor may drop what a dead process sent
         os._exit(1)
     os.chmod(directory, 0o300)  # sessions cannot list it: a sibling's folder has an unguessable name
-    Template(control, tools, directory, order["stateless"], confinement).run()
+    try:
+        Template(control, tools, directory, order["stateless"], confinement).run()
+    except BaseException as error:  # the boundary: the server writes it to its log, and starts another template
+        control.send(json.dumps({"failed": session.describe(error).decode()}).encode())
+        os._exit(1)
 
 
 def load(source: str, names: list[str], limits: dict[str, int]) -> dict[str, Callable[..., Any]]:
