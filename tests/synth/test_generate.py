@@ -218,3 +218,15 @@ def test_a_table_without_relations_is_divided_by_a_category(tmp_path: Path) -> N
     found = list(generate(tmp_path / "pack.yaml", 20, seed=1, max_hops=3))
     assert len({environment.toolset.digest for environment in found}) >= 3
     assert any("of the species" in environment.spec.question for environment in found)
+
+
+def test_nouns_may_be_words_of_python(write_pack: WritePack) -> None:
+    from .conftest import PACK
+
+    odd = PACK.replace("noun: maker", "noun: class").replace(
+        "noun: product\n", "noun: list of the very longest kind of noun\n"
+    )
+    odd = odd.replace("noun: weight", "noun: rank").replace("noun: country", "noun: 3rd country")
+    for environment in generate(write_pack(odd), 24, seed=3, max_hops=3):
+        compile(environment.spec.source or "", "source", "exec")
+        assert all(len(tool.name) <= 64 for tool in environment.spec.tools)

@@ -13,6 +13,8 @@ BAD_PACKS = {  # name: (what of the good pack, is replaced by what, the message)
     "reference to no table": ("references: maker", "references: brand", "no table 'brand'; tables are maker"),
     "shards by no table": ("by: maker", "by: brand", "shards.by: no table 'brand'"),
     "shards by a quantity": ("by: maker", "by: product.weight", "shards.by: product.weight must be a column with"),
+    "quotes in a noun": ("noun: SKU", "noun: 'a \"b\"'", "columns.sku.noun: String should match"),
+    "a column called key": ("sku: {", "key: {column: sku, ", "columns.key: the name is taken; choose another"),
     "unit of a text": ("noun: SKU", "noun: SKU, unit: metres", "belong to a column of type integer or number"),
     "phrase without a place": ("Who makes {}?", "Who?", "columns.maker.asks.0"),
     "no such file": ("makers.csv", "brands.csv", "tables.maker.from.file: no file"),

@@ -1,6 +1,8 @@
 """What a tool can do with a shard. An operation knows four things about itself, each written apart from the others:
 its schema, its Python source for the sandbox, its answer here, and the database query that must agree with it."""
 
+import builtins
+import keyword
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -144,6 +146,8 @@ def key_parameter(dataset: Dataset, table: str) -> Parameter:
 
 
 def snake(words: str) -> str:
-    """A name for code: "ISO code" -> iso_code."""
+    """A name for code: "ISO code" -> iso_code, "class" -> class_name."""
     cleaned = "".join(char if char.isascii() and char.isalnum() else " " for char in words.lower())
-    return "_".join(cleaned.split()) or "item"
+    name = "_".join(cleaned.split()) or "item"
+    name = f"n{name}" if name[0].isdigit() else name
+    return f"{name}_name" if keyword.iskeyword(name) or name in dir(builtins) else name

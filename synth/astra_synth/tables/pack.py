@@ -10,7 +10,7 @@ from astra_api.errors import BadInput
 from astra_api.yaml_documents import YamlError, documents
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-Word = Annotated[str, Field(min_length=1, max_length=120)]
+Word = Annotated[str, Field(pattern=r'^[^"{}\\\x00-\x1f]+$', max_length=80)]  # stands in generated source
 Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
 Phrase = Annotated[str, Field(pattern=r"^[^{}]*\{\}[^{}]*$", max_length=200)]  # text with one {} for what it is about
 
@@ -121,6 +121,8 @@ class Pack(Part):
     @model_validator(mode="after")
     def _connected(self) -> Self:
         for name, table in self.tables.items():
+            if "key" in table.columns:
+                raise ValueError(f"tables.{name}.columns.key: the name is taken; choose another and say column: key")
             for column, spec in table.columns.items():
                 if spec.references and spec.references not in self.tables:
                     known = ", ".join(self.tables)
@@ -148,7 +150,8 @@ def parse_pack(text: str, where: str) -> Pack:
     try:
         return Pack.model_validate(found[0].value)
     except ValidationError as error:
-        raise PackError("\n".join(f"{where}: {_line(item)}" for item in error.errors())) from None
+        lines = [f"{where}: {_line(item)}" for item in error.errors(include_context=False)]
+    raise PackError("\n".join(lines))
 
 
 def read_pack(path: Path) -> Pack:

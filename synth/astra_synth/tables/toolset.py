@@ -96,8 +96,14 @@ def toolset_for(shard: Shard, shape: ToolsetShape, longest: int, seed: int, inde
 
 def _offered(dataset: Dataset, kinds: tuple[ToolKind, ...]) -> Iterator[tuple[ToolKind, Operation]]:
     for kind, operation in offered_operations(dataset):
-        if kind in kinds:
+        if kind in kinds and _speakable(operation):
             yield kind, operation
+
+
+def _speakable(operation: Operation) -> bool:
+    """Whether long nouns or like ones leave it a name, and its parameters one each."""
+    names = [parameter.name for parameter in operation.parameters]
+    return len(operation.name) <= 64 and len(set(names)) == len(names)
 
 
 def offered_operations(dataset: Dataset) -> Iterator[tuple[ToolKind, Operation]]:
