@@ -35,7 +35,8 @@ class Narrator:
     def question(self, root: Node) -> str:
         """The whole question, with only the plan's literals in it."""
         chain = _single_chain(root)
-        long = chain is not None and (len(chain) >= 4 or _steps(chain) >= 2)
+        steps = _steps(chain or [])
+        long = chain is not None and (len(chain) >= 4 or steps >= 2 or (len(chain) == 3 and steps == 1))
         if chain is not None and (long or (len(chain) == 3 and self._rng.random() < 0.5)):
             return self._told(chain)
         if (start := _shared_start(root)) is not None:
