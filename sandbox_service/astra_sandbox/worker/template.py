@@ -2,7 +2,8 @@
 
 It talks to the server over a SEQPACKET socket of its own. In: `{"open": [session, ...], "seed", "limits", ...}` with
 one socket a session. Out: `{"ready": true}` or `{"rejected": message}` once, then `{"ended", "status", "cpu"}` for
-every session that is gone, and `{"failed": message}` before it gives up. When that socket closes, the template and all its sessions die.
+every session that is gone, and `{"failed": message}` before it gives up. When that socket closes, the template and all
+its sessions die.
 
 It loads under a system-call filter and a file view of its own; each session adds a stricter one.
 """
@@ -199,6 +200,9 @@ class Template:
             if pid == 0:
                 return
             number, directory = self._sessions.pop(pid)
-            shutil.rmtree(directory, ignore_errors=True)
+            try:
+                os.rmdir(directory)  # nearly always empty
+            except OSError:
+                shutil.rmtree(directory, ignore_errors=True)
             cpu = round(usage.ru_utime + usage.ru_stime, 3)
             self._control.send(json.dumps({"ended": number, "status": status, "cpu": cpu}).encode())
