@@ -123,7 +123,8 @@ def test_sft_learns_a_batch(model_folder: Path, make_trajectory: MakeTrajectory)
     assert steps[-1]["loss"] < 0.5 * steps[0]["loss"]
     rates = [step["learning_rate"] for step in steps]
     assert max(rates) == pytest.approx(1e-2)
-    assert rates[0] > rates[-1] == pytest.approx(0.0, abs=1e-9)
+    assert rates[0] > rates[-1] > 0.0
+    assert rates[-1] < 1e-4
 
 
 def test_rl_makes_rewarded_tokens_likelier(model_folder: Path, make_trajectory: MakeTrajectory) -> None:
