@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+
 from astra_api.records import Toolset, ToolSpec
 from astra_api.sandbox.v1 import sandbox_pb2 as pb
 from astra_api.sandbox.v1 import sandbox_pb2_grpc as stubs

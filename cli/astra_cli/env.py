@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
 from astra_api.environment import Environment
 from astra_api.errors import BadInput
 from astra_api.manifests import Manifest, ManifestError, read_manifests
@@ -62,9 +63,10 @@ def verify(
 
 async def _verify(environments: list[Environment], jobs: int, err: Any) -> list[Any]:
     """Verdicts in order, with a progress bar and a closing line on standard error."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     from astra_sandbox.launching import launch_local
     from astra_sandbox.verification import Verdict, verify_all
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     phases: Counter[str] = Counter()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

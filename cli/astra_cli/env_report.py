@@ -4,13 +4,14 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from astra_api.environment import Environment, Tool
-from astra_api.graph import levels
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
+
+from astra_api.environment import Environment, Tool
+from astra_api.graph import levels
 
 _COLOURS = {"Verified": "green", "Rejected": "red", "Pending": "yellow"}
 

@@ -5,7 +5,6 @@ Exit codes everywhere: 0 done, 1 ran and failed (or rejected something), 2 bad i
 
 import sys
 
-import click
 import typer
 
 from astra_api.errors import BadInput
@@ -20,15 +19,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.command("demo")(demo.demo)
-app.command("train")(train.train)
-app.command("synth")(synth.synth)
+app.command("demo", epilog="Example:\n\n  astra demo --out runs/demo --seed 0")(demo.demo)
+app.command("train", epilog="Example:\n\n  astra train -f examples/train-tiny.yaml -f runs/small --out runs/tiny")(
+    train.train
+)
+app.command("synth", epilog="Example:\n\n  astra synth -f examples/synthesis/geography.yaml --out runs/geography")(
+    synth.synth
+)
 app.add_typer(env.app, name="env")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main() -> None:
     """Runs the command line and exits."""
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
@@ -37,17 +40,14 @@ def run(arguments: list[str]) -> int:
     try:
         result = command.main(args=arguments, prog_name="astra", standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return 2
-    except click.ClickException as error:
-        error.show()
+    except typer.Exit as error:
         return error.exit_code
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        print("interrupted", file=sys.stderr)
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+    except typer.TyperException as error:  # bad usage
+        error.show()
+        return error.exit_code
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

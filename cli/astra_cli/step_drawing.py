@@ -6,14 +6,15 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from astra_api.environment import Environment, Step
-from astra_api.errors import BadInput
-from astra_api.graph import levels, terminal_steps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, PathPatch
 from matplotlib.path import Path as Curve
+
+from astra_api.environment import Environment, Step
+from astra_api.errors import BadInput
+from astra_api.graph import levels, terminal_steps
 
 _WIDTH, _GAP_X, _GAP_Y = 3.1, 0.9, 0.35  # inches: a box, and the space between boxes
 _LINE, _PAD, _MARGIN, _MIN_WIDTH = 0.185, 0.14, 0.35, 7.0

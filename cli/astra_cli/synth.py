@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
 from astra_api.errors import BadInput
 from astra_api.manifests import load_manifests
 from astra_api.synthesis_run import SynthesisRun, SynthesisRunStatus
 
 if TYPE_CHECKING:
-    from astra_synth.tables import Generator
     from rich.console import Console
     from rich.table import Table
+
+    from astra_synth.tables import Generator
 
 
 def synth(
@@ -53,9 +55,10 @@ def _the_run(file: Path) -> SynthesisRun:
 async def _synthesize(
     run: SynthesisRun, generator: "Generator", out: Path, jobs: int, err: "Console"
 ) -> SynthesisRunStatus:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     from astra_sandbox.launching import launch_local
     from astra_synth.run import synthesize
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     async with launch_local() as sandbox:

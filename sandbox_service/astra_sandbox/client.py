@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import grpc
+
 from astra_api.canonical import NotCanonicalError
 from astra_api.records import CallRecord, SessionLimits, ToolError, ToolOutcome, Toolset
 from astra_api.sandbox.v1 import sandbox_pb2 as pb
-
 from astra_sandbox import limits as session_limits
 from astra_sandbox.interface import (
     CapacityExhausted,

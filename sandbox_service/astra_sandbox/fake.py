@@ -19,7 +19,6 @@ from astra_api.records import (
     ToolResult,
     Toolset,
 )
-
 from astra_sandbox import limits as session_limits
 from astra_sandbox.interface import (
     CapacityExhausted,

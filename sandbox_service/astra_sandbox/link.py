@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
+
 from astra_api.sandbox.v1 import sandbox_pb2 as pb
 from astra_api.sandbox.v1 import sandbox_pb2_grpc as stubs
-
 from astra_sandbox.wire import CHANNEL_OPTIONS
 
 _KEEPALIVE: list[tuple[str, int]] = [

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import astra_api
 import grpc
 
+import astra_api
 import astra_sandbox
 from astra_sandbox.interface import Isolation
 

@@ -5,7 +5,6 @@ from typing import Literal
 
 from astra_api.records import SessionLimits, ToolError, ToolErrorKind, ToolOutcome, ToolResult, Toolset, ToolSpec
 from astra_api.sandbox.v1 import sandbox_pb2 as pb
-
 from astra_sandbox.strict_json import read
 
 MAX_ARGUMENT_BYTES = 1 << 20

@@ -29,7 +29,6 @@ from astra_api.synthesis_run import EnvironmentSynthesis, SynthesisRun, Synthesi
 from astra_api.yaml_writing import manifest_text
 from astra_sandbox.interface import Sandbox, SandboxError
 from astra_sandbox.verification import Verdict, verify_all
-
 from astra_synth.tables import Generator, Recipe, ToolsetShape, open_tables
 from astra_synth.tables.toolset import ALL_KINDS
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from astra_cli.main import run
 
 _GOOD = """\

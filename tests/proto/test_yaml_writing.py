@@ -1,12 +1,13 @@
 """What is written reads back as the same JSON, whatever kubectl's scalar rules make of plain text."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from astra_api.canonical import canonical_json
 from astra_api.environment import Environment
 from astra_api.yaml_documents import documents
 from astra_api.yaml_writing import manifest_text, yaml_text
-from hypothesis import given
-from hypothesis import strategies as st
 
 _TRAPS = [
     *(

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+
 from astra_api.records import Toolset, ToolSpec
 from astra_sandbox.client import Retry, SandboxClient
 from astra_sandbox.fake import FakeSandbox

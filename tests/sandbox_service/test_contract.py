@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import pytest
+
 from astra_api.records import SessionLimits, ToolError, ToolErrorKind, ToolOutcome, ToolResult, Toolset
 from astra_sandbox.interface import Sandbox, Session, ToolsetRejected
 

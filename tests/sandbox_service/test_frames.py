@@ -4,11 +4,12 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from astra_api.canonical import NotCanonicalError, canonical_json, parse_json
 from astra_sandbox.strict_json import StrictJsonError, read
 from astra_sandbox.worker.frames import HEADER, FrameError, FrameReader, Kind, encode
-from hypothesis import given
-from hypothesis import strategies as st
 
 FRAMES = st.lists(st.tuples(st.integers(0, 2**64 - 1), st.sampled_from(Kind), st.binary(max_size=200)), max_size=20)
 JSON = st.recursive(

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 
 import pytest
+
 from astra_api.records import SessionLimits, ToolError, ToolErrorKind, ToolOutcome, ToolResult, Toolset
 from astra_sandbox.interface import Sandbox, Session, ToolsetRejected
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from astra_api.records import Toolset
 from astra_sandbox.interface import Isolation, SandboxUnavailable
 from astra_sandbox.launching import launch_local

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+
 from astra_api.records import CallRecord, SessionLimits, Toolset
 from astra_sandbox.client import Retry, SandboxClient
 from astra_sandbox.interface import Isolation, ReplayDiverged, SandboxUnavailable, Session, SessionLost

@@ -13,14 +13,15 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
 from astra_api.records import Toolset
 from astra_api.sandbox.v1 import sandbox_pb2 as pb
 from astra_api.sandbox.v1 import sandbox_pb2_grpc as stubs
 from astra_sandbox.client import Retry, SandboxClient
 from astra_sandbox.interface import CapacityExhausted, SandboxError, SandboxUnavailable
 from astra_sandbox.wire import toolset_to_wire
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 Code = grpc.StatusCode

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+
 from astra_sandbox.interface import Isolation, Sandbox
 from astra_sandbox.launching import launch_local
 from astra_synth.tables import open_tables

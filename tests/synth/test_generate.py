@@ -7,14 +7,15 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from astra_api.environment import Environment
 from astra_api.graph import hops, scenario, step_graph, terminal_steps
 from astra_api.matching import fold
 from astra_synth.packs import pack_names
 from astra_synth.tables import Generator, PackError, Recipe, ToolsetShape, generate, open_tables
 from astra_synth.tables.shard import ShardPlan
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from .conftest import WritePack
 

@@ -5,6 +5,9 @@ from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from astra_api.matching import matches
 from astra_api.records import ToolResult, Toolset, ToolSpec
 from astra_sandbox.interface import Sandbox
@@ -19,8 +22,6 @@ from astra_synth.tables.plan import End, Kind, Literal, Node
 from astra_synth.tables.rankings import Extreme, Next, Ranked, Top
 from astra_synth.tables.shard import Shard, ShardPlan
 from astra_synth.tables.toolset import offered_operations
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from .conftest import WritePack
 

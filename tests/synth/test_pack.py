@@ -3,6 +3,7 @@
 import re
 
 import pytest
+
 from astra_synth.tables import PackError, open_tables
 
 from .conftest import MAKERS, PACK, WritePack, products

@@ -1,6 +1,7 @@
 """The shipped packs: real data, stated licences."""
 
 import pytest
+
 from astra_synth.packs import chemistry, pack_names
 from astra_synth.tables import open_tables
 

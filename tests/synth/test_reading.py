@@ -5,6 +5,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+
 from astra_synth.tables import PackError, open_tables
 
 from .conftest import PACK, WritePack

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+
 from astra_api.environment import Environment
 from astra_api.errors import BadInput
 from astra_api.manifests import load_manifests

@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AddedToken, PreTrainedTokenizerFast
+
 from astra_api.environment import Environment
 from astra_sandbox.fake import FakeSandbox
 from astra_trainer.chat import ChatFormat
 from astra_trainer.generation import Generation
 from astra_trainer.tiny import chat_template
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AddedToken, PreTrainedTokenizerFast
 
 # Hermes calls in ChatML, as Qwen2.5 lays them out.
 HERMES = """\

@@ -1,11 +1,12 @@
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from astra_api.records import Reward, Trajectory
 from astra_trainer.batch_filling import BatchFilling, has_spread
 from astra_trainer.groups import Group
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def trajectory(reward: float, number: int) -> Trajectory:

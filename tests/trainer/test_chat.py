@@ -3,12 +3,13 @@ import random
 from collections.abc import Callable
 
 import pytest
-from astra_api.records import Message, ToolCall, ToolSpec
-from astra_trainer.chat import ChatFormat, ChatTemplateError
-from astra_trainer.tiny import train_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
+
+from astra_api.records import Message, ToolCall, ToolSpec
+from astra_trainer.chat import ChatFormat, ChatTemplateError
+from astra_trainer.tiny import train_tokenizer
 
 TOOL = ToolSpec(name="city_population", description="Population of a city.", parameters={"type": "object"})
 QUESTION = (Message(role="user", content="How many people live in Paris?"),)

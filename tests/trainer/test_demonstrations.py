@@ -3,6 +3,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from astra_api.environment import Environment
 from astra_api.records import ToolError, ToolErrorKind, Trajectory
 from astra_sandbox.fake import FakeSandbox

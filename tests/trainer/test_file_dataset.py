@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from astra_api.errors import BadInput
 from astra_trainer.chat import ChatFormat
 from astra_trainer.file_dataset import load_demonstrations

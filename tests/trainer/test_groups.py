@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+
 from astra_api.environment import Environment
 from astra_api.records import Toolset
 from astra_sandbox.fake import FakeSandbox

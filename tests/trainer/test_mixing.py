@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from astra_api.environment import Environment
-from astra_trainer.embedding import NgramEmbedder, TransformerEmbedder, tool_document
-from astra_trainer.mixing import MixingSettings, ToolMixer, normalised
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+
+from astra_api.environment import Environment
+from astra_trainer.embedding import NgramEmbedder, TransformerEmbedder, tool_document
+from astra_trainer.mixing import MixingSettings, ToolMixer, normalised
 
 WORDS = ["city", "river", "airport", "population", "length", "code", "mass", "country", "capital", "currency"]
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+
 from astra_api.environment import Environment
 from astra_api.errors import BadInput
 from astra_api.records import Message, ToolCall, ToolSpec

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
 from astra_api.errors import BadInput
 from astra_trainer.models import load_policy
 from astra_trainer.pipeline import train

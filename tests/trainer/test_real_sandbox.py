@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+
 from astra_api.environment import Environment
 from astra_api.records import ToolCall, Trajectory
 from astra_sandbox.client import Retry, SandboxClient

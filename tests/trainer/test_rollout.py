@@ -4,6 +4,9 @@ from itertools import chain, pairwise
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from astra_api.environment import Environment
 from astra_api.records import ToolCall, ToolError, ToolErrorKind, ToolResult, Trajectory
 from astra_sandbox.fake import FakeSandbox
@@ -12,8 +15,6 @@ from astra_trainer.chat import ChatFormat
 from astra_trainer.generation import Generation, Generator
 from astra_trainer.mixing import MixingSettings, ToolMixer
 from astra_trainer.rollout import Episode, Place, PromptTooLong, RolloutSettings, episode_prompt, run_rollout
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 PLACE = Place(stage="rl", step=3, group=1, index=2)
 

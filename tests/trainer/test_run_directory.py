@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from astra_api.errors import BadInput
 from astra_api.training_run import TrainingRun
 from astra_trainer.run_directory import Position, RunDirectory, open_run

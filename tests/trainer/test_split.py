@@ -2,12 +2,13 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from astra_api.environment import Environment
 from astra_api.resource import Selector
 from astra_api.training_run import Holdout
 from astra_trainer.split import split_environments
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 EVERYTHING = Selector()
 MakeEnvironment = Callable[..., Environment]

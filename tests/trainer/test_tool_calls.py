@@ -2,11 +2,12 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from astra_api.canonical import NotCanonicalError, parse_json
 from astra_api.records import ToolCall, ToolErrorKind
 from astra_trainer.tool_calls import parse_tool_calls, unreadable
-from hypothesis import given
-from hypothesis import strategies as st
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

@@ -9,9 +9,9 @@ in the policy ratio, so that clipping bounds how far the policy has moved since.
 from statistics import pstdev
 from typing import Annotated
 
-from astra_api.records import Record
 from pydantic import Field
 
+from astra_api.records import Record
 from astra_trainer.groups import Group
 
 

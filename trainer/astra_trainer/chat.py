@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from astra_api.records import Message, ToolCall, ToolSpec
 from jinja2 import TemplateError
 
+from astra_api.records import Message, ToolCall, ToolSpec
 from astra_trainer.tool_calls import END, START, parse_tool_calls
 
 if TYPE_CHECKING:

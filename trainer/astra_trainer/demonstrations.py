@@ -18,7 +18,6 @@ from astra_api.errors import BadInput
 from astra_api.graph import levels
 from astra_api.records import ToolCall, ToolError, ToolErrorKind, ToolOutcome, ToolResult, Trajectory
 from astra_sandbox.interface import Sandbox
-
 from astra_trainer.chat import ChatFormat
 from astra_trainer.rollout import Episode, EpisodeSessions, Place, Transcript, session_limits
 from astra_trainer.seeds import derive_seed

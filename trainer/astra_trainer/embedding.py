@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from astra_api.records import ToolSpec
 from numpy.typing import NDArray
+
+from astra_api.records import ToolSpec
 
 Vectors = NDArray[np.float32]  # (texts, dimensions)
 

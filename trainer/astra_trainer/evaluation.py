@@ -8,7 +8,6 @@ from astra_api.environment import Environment
 from astra_api.errors import BadInput
 from astra_api.records import Reject, Trajectory
 from astra_sandbox.interface import Sandbox
-
 from astra_trainer.chat import ChatFormat
 from astra_trainer.generation import Generator
 from astra_trainer.groups import GroupRequest, roll_out_groups

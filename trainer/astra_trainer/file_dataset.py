@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from astra_api.canonical import NotCanonicalError, parse_json
 from astra_api.errors import BadInput
 from astra_api.records import Message, Reward, ToolCall, ToolSpec, Trajectory
-from pydantic import ValidationError
-
 from astra_trainer.chat import ChatFormat
 
 

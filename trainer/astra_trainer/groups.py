@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 from astra_api.records import Record, Reject, Trajectory
 from astra_sandbox.interface import ReplayDiverged, Sandbox, SandboxError, ToolsetRejected
-
 from astra_trainer.chat import ChatFormat
 from astra_trainer.generation import Generator
 from astra_trainer.rollout import (

@@ -10,7 +10,6 @@ from astra_api.environment import Environment
 from astra_api.training_run import TrainingRun
 from astra_sandbox.interface import Isolation
 from astra_sandbox.launching import launch_local
-
 from astra_trainer.pipeline import train
 from astra_trainer.progress import Progress, Silence
 

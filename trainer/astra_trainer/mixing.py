@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
+
 from astra_api.canonical import digest
 from astra_api.environment import Environment
 from astra_api.records import Toolset, ToolSpec
-from numpy.typing import NDArray
-
 from astra_trainer.embedding import Embedder, NgramEmbedder, Vectors, tool_document
 from astra_trainer.rollout import Episode
 from astra_trainer.seeds import derive_seed

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from astra_api.environment import Environment
-from astra_api.errors import BadInput
-from astra_api.training_run import GgufModel, Model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from astra_api.environment import Environment
+from astra_api.errors import BadInput
+from astra_api.training_run import GgufModel, Model
 from astra_trainer.tiny import TinyModel, chat_template
 
 cast(Any, transformers_logging).disable_progress_bar()  # what a run draws, its caller draws

@@ -13,7 +13,6 @@ from astra_api.environment import Environment
 from astra_api.errors import BadInput
 from astra_api.training_run import TrainingRun
 from astra_sandbox.interface import Sandbox
-
 from astra_trainer.chat import ChatFormat, ChatTemplateError
 from astra_trainer.compute import compute
 from astra_trainer.evaluation import evaluate

@@ -64,6 +64,10 @@ class Bars:
     def stage(self, name: str, done: int, total: int) -> None:
         self._stages[name] = self._bars.add_task(name, total=total, completed=done, figures="")
 
+    def advance(self, name: str, done: int, figures: str = "") -> None:
+        """Moves the bar of a stage that has no lines."""
+        self._bars.update(self._stages[name], completed=done, figures=figures)
+
     def line(self, line: Mapping[str, Any]) -> None:
         stage = str(line["stage"])
         if line["kind"] == "evaluation":

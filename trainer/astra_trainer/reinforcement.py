@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from astra_api.environment import Environment
 from astra_api.records import Reject, Trajectory
 from astra_api.training_run import Rl
-
 from astra_trainer.batch_filling import BatchFilling, FilledBatch
 from astra_trainer.compute import compute
 from astra_trainer.groups import GroupRequest, GroupResults, roll_out_groups

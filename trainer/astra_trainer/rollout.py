@@ -23,7 +23,6 @@ from astra_api.records import (
 from astra_api.resource import quantity
 from astra_api.rewards import RewardKind, score
 from astra_sandbox.interface import Sandbox, Session
-
 from astra_trainer.chat import ChatFormat
 from astra_trainer.generation import Generator
 from astra_trainer.seeds import derive_seed

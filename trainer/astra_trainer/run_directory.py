@@ -26,7 +26,6 @@ from astra_api.records import Record, Trajectory
 from astra_api.training_run import TrainingRun
 from astra_api.yaml_documents import documents
 from astra_api.yaml_writing import yaml_text
-
 from astra_trainer.batch_filling import BatchFilling
 
 Stage = Literal["base", "sft", "rl"]

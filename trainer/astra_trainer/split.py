@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from astra_api.environment import Environment
 from astra_api.resource import Selector
 from astra_api.training_run import Holdout
-
 from astra_trainer.seeds import derive_seed
 
 

@@ -10,7 +10,6 @@ from astra_api.environment import Environment
 from astra_api.errors import BadInput
 from astra_api.records import Trajectory
 from astra_api.training_run import FilesDataset, Sft
-
 from astra_trainer.compute import compute
 from astra_trainer.demonstrations import DemonstrationSettings, demonstrate_all
 from astra_trainer.file_dataset import load_demonstrations

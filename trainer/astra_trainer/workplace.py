@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from astra_api.training_run import TrainingRun
 from astra_sandbox.interface import Sandbox
-
 from astra_trainer.chat import ChatFormat
 from astra_trainer.compute import compute
 from astra_trainer.mixing import MixingSettings, ToolMixer

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 from astra_api.records import Toolset, ToolSpec
-
 from astra_sandbox.interface import Isolation
 from astra_sandbox.limits import DEFAULT
 from astra_sandbox.server.sessions import ServerSession

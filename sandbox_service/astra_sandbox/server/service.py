@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import grpc
+
 from astra_api.sandbox.v1 import sandbox_pb2 as pb
 from astra_api.sandbox.v1 import sandbox_pb2_grpc as stubs
-
 from astra_sandbox import limits
 from astra_sandbox.interface import Isolation
 from astra_sandbox.server.sessions import CallConflictError, ReplayError, ServerSession, SessionGoneError

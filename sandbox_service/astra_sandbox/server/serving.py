@@ -9,11 +9,11 @@ import threading
 from dataclasses import dataclass
 
 import grpc
-from astra_api.sandbox.v1 import sandbox_pb2 as pb
-from astra_api.sandbox.v1 import sandbox_pb2_grpc as stubs
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from astra_api.sandbox.v1 import sandbox_pb2 as pb
+from astra_api.sandbox.v1 import sandbox_pb2_grpc as stubs
 from astra_sandbox.command import Tls
 from astra_sandbox.server.probe import measure
 from astra_sandbox.server.service import Policy, SandboxService

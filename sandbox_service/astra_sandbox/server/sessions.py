@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable
 
 from astra_api.sandbox.v1 import sandbox_pb2 as pb
-
 from astra_sandbox.limits import Limits
 from astra_sandbox.server.templates import LoadRejectedError, SessionProcess, Templates, WorkerLostError
 from astra_sandbox.server.toolsets import StoredToolset

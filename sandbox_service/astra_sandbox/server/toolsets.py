@@ -4,8 +4,8 @@ from collections import OrderedDict
 from typing import Any
 
 import jsonschema_rs
-from astra_api.records import Toolset
 
+from astra_api.records import Toolset
 from astra_sandbox.strict_json import StrictJsonError, read
 from astra_sandbox.wire import MAX_ARGUMENT_BYTES
 

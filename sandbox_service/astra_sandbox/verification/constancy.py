@@ -18,7 +18,6 @@ from astra_api.canonical import NotCanonicalError, parse_json
 from astra_api.environment import Step
 from astra_api.matching import matches
 from astra_api.records import ToolErrorKind, ToolOutcome, ToolResult
-
 from astra_sandbox.verification.perturbation import Path, Perturbation, leaves
 from astra_sandbox.verification.verdict import Reason
 

@@ -15,7 +15,6 @@ from astra_api.environment import Environment, Step
 from astra_api.graph import levels
 from astra_api.records import SessionLimits, ToolError, ToolErrorKind, ToolOutcome, ToolResult, Toolset
 from astra_api.resource import quantity
-
 from astra_sandbox.interface import Sandbox, Session, ToolsetRejected
 from astra_sandbox.verification.artifact import NotReproducible, reloaded
 from astra_sandbox.verification.constancy import Constancy

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 from astra_api.environment import EnvironmentSpec, Tool
 from astra_api.matching import fold, matches
-
 from astra_sandbox.verification.verdict import Finding, Reason
 
 _NEVER = {"", "yes", "no", "true", "false", "none", "null", "unknown"}

@@ -1,7 +1,6 @@
 """The checks that need no sandbox: everything that can be found by reading the environment."""
 
 from astra_api.environment import Environment
-
 from astra_sandbox.verification.leakage import check_leakage
 from astra_sandbox.verification.python_source import PythonSource, SourceInvalid, read_source
 from astra_sandbox.verification.tools import check_imports, check_names, check_schema

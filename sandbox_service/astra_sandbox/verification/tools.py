@@ -6,9 +6,9 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 import jsonschema_rs
+
 from astra_api.canonical import canonical_json
 from astra_api.environment import EnvironmentSpec
-
 from astra_sandbox.verification.python_source import PythonSource
 from astra_sandbox.verification.verdict import Finding, Reason
 

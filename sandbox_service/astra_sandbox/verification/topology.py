@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 import networkx as nx
+
 from astra_api.environment import EnvironmentSpec
 from astra_api.graph import step_graph, terminal_steps
-
 from astra_sandbox.verification.verdict import Finding, Reason
 
 

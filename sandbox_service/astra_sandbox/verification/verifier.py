@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from astra_api.environment import Environment
-
 from astra_sandbox.interface import CapacityExhausted, Sandbox, SandboxError, SandboxUnavailable, SessionLost
 from astra_sandbox.verification.execution import Trial
 from astra_sandbox.verification.reading import read_environment

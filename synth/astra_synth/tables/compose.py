@@ -7,7 +7,6 @@ from random import Random
 from typing import Any, TypeVar
 
 from astra_api.environment import Scenario
-
 from astra_synth.tables.arithmetic import JOINS, Convert, Join
 from astra_synth.tables.groups import ColumnOperation, GroupOperation, Members
 from astra_synth.tables.lookups import Lookup

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-from astra_api.canonical import MAX_INTEGER, digest
 
+from astra_api.canonical import MAX_INTEGER, digest
 from astra_synth.tables.pack import Column, Pack, PackError, TableSpec
 from astra_synth.tables.reading import RawRow, quoted, read_rows
 from astra_synth.tables.wording import whole

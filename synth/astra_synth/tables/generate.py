@@ -18,7 +18,6 @@ from astra_api.graph import scenario as scenario_of
 from astra_api.matching import Match, fold
 from astra_api.records import Reject
 from astra_api.resource import ObjectMeta
-
 from astra_synth.tables.dataset import Dataset
 from astra_synth.tables.operation import Undefined
 from astra_synth.tables.oracle import check

@@ -3,7 +3,6 @@
 from typing import Any
 
 from astra_api.matching import matches
-
 from astra_synth.tables.dataset import Dataset
 from astra_synth.tables.operation import Query, Undefined
 from astra_synth.tables.plan import Node, in_order

@@ -6,9 +6,10 @@ Everything a question says comes from here; nothing is guessed from column names
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
 from astra_api.errors import BadInput
 from astra_api.yaml_documents import YamlError, documents
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Word = Annotated[str, Field(pattern=r'^[^"{}\\\x00-\x1f]+$', max_length=80)]  # stands in generated source
 Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]

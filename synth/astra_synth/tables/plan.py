@@ -10,7 +10,6 @@ from random import Random
 from typing import Any
 
 from astra_api.matching import fold
-
 from astra_synth.tables.arithmetic import Join
 from astra_synth.tables.operation import Kind, Operation, Undefined
 from astra_synth.tables.shard import Shard

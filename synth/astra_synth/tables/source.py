@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from astra_api.environment import Environment
-
 from astra_synth.packs import LOADERS, pack_file, pack_names
 from astra_synth.tables.dataset import Dataset, load
 from astra_synth.tables.generate import Generator, Recipe

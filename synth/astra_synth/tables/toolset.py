@@ -7,7 +7,6 @@ from random import Random
 from typing import get_args
 
 from astra_api.synthesis_run import ToolKind
-
 from astra_synth.tables.arithmetic import CONVERSIONS, JOINS, Convert, Join
 from astra_synth.tables.compose import Composer
 from astra_synth.tables.dataset import Dataset

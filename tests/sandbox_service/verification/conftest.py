@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+
 from astra_api.environment import Environment
 from astra_sandbox.client import Retry
 from astra_sandbox.interface import Isolation, Sandbox

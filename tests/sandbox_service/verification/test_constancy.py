@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+
 from astra_api.canonical import canonical_json
 from astra_api.environment import GoldCall, Step
 from astra_api.records import ToolError, ToolErrorKind, ToolOutcome, ToolResult

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from astra_api.environment import Environment
 from astra_sandbox.interface import Sandbox
 from astra_sandbox.verification import CHECKS, verify_environment

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from astra_api.environment import Environment
 from astra_sandbox.verification.leakage import check_leakage
 

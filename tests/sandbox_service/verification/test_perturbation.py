@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from astra_api.canonical import canonical_json
 from astra_sandbox.verification.data_columns import columns_of
 from astra_sandbox.verification.perturbation import Perturbation, leaves, perturbations, value_at
 from astra_sandbox.verification.tools import compile_schema
-from hypothesis import given
-from hypothesis import strategies as st
 
 _SCALAR = st.booleans() | st.integers(-(10**6), 10**6) | st.floats(-1e6, 1e6) | st.text(max_size=8)
 _ARGUMENTS = st.dictionaries(

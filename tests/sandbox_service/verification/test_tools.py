@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from astra_api.environment import Environment
 from astra_sandbox.verification.reading import read_environment
 from astra_sandbox.verification.standard_library import MODULES

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from astra_api.environment import Environment, Step
 from astra_sandbox.verification.topology import check_leaf_only, check_topology
 from astra_sandbox.verification.verdict import Finding
-from hypothesis import given
-from hypothesis import strategies as st
 
 Manifest = dict[str, Any]
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from astra_api.environment import Environment
 from astra_api.records import ToolError, ToolErrorKind
 from astra_sandbox.client import Retry, SandboxClient

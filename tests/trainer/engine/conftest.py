@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from astra_api.records import Reward, Trajectory
 from astra_trainer.tiny import TinyModel
 

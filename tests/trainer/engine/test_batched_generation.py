@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
+
 from astra_trainer.batched_generation import BatchedGenerator
 from astra_trainer.generation import Generation
 from astra_trainer.models import load_policy
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
 
 
 @pytest.fixture(scope="module", params=["qwen3", "llama"])

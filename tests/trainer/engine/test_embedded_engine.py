@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from astra_api.records import Trajectory
 from astra_trainer.engines.embedded.engine import EmbeddedEngine, Schedule
 from astra_trainer.models import load_policy, load_tokenizer

@@ -4,9 +4,10 @@ import math
 from collections import Counter
 
 import torch
-from astra_trainer.sampling import sample, uniforms
 from hypothesis import given
 from hypothesis import strategies as st
+
+from astra_trainer.sampling import sample, uniforms
 
 SEEDS = st.integers(0, 2**63 - 1)
 

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from astra_api.records import Trajectory
 from tensordict import TensorDict
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 from verl.utils import tensordict_utils
+
+from astra_api.records import Trajectory
 
 
 def supervised_batch(trajectories: Sequence[Trajectory]) -> TensorDict:

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from astra_api.records import Trajectory
 from tensordict import TensorDict
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
@@ -34,6 +33,7 @@ from verl.workers.engine_workers import TrainingWorker
 from verl.workers.utils.losses import ppo_loss, sft_loss
 from verl.workers.utils.padding import no_padding_2_padding
 
+from astra_api.records import Trajectory
 from astra_trainer.batched_generation import BatchedGenerator
 from astra_trainer.engines.embedded import DEVICE
 from astra_trainer.engines.embedded.batch import (

@@ -1,0 +1,57 @@
+"""`astra train`: runs a TrainingRun on this machine."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from astra_api.environment import Environment
+from astra_api.errors import BadInput
+from astra_api.manifests import load_manifests
+from astra_api.training_run import TrainingRun
+
+
+def train(
+    file: Annotated[
+        list[Path],
+        typer.Option(
+            "-f", "--file", help="Manifests: one TrainingRun, and Environments (files or folders).", show_default=False
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The run's directory; the same one again resumes.", show_default=False)],
+) -> int:
+    """Train as a TrainingRun says: SFT, then RL, each evaluated on held-out environments.
+
+    The same command again goes on where it stopped. OUT then holds metrics.jsonl, trajectories, checkpoints and
+    report.html. Exit code 0: done. 1: the sandboxes failed. 2: the run or its environments cannot be used.
+    """
+    training_run, environments = load_run(file)
+    try:
+        from astra_trainer.local_run import train_here
+        from astra_trainer.progress import Bars
+        from astra_trainer.report import write_report
+    except ImportError as error:
+        raise BadInput(f"astra train needs {error.name}; install astra-farm[sandbox,trainer]") from None
+    with Bars() as bars:
+        checkpoint = train_here(training_run, environments, out, bars)
+    print(f"checkpoint: {checkpoint}")
+    print(f"report: {write_report(out)}")
+    return 0
+
+
+def load_run(paths: Sequence[Path]) -> tuple[TrainingRun, list[Environment]]:
+    """The one TrainingRun and all Environments at the paths. Raises BadInput."""
+    manifests = load_manifests(paths)
+    runs = [manifest.resource for manifest in manifests if isinstance(manifest.resource, TrainingRun)]
+    environments = [manifest.resource for manifest in manifests if isinstance(manifest.resource, Environment)]
+    places = ", ".join(map(str, paths))
+    if len(runs) != 1:
+        raise BadInput(f"{places}: {len(runs)} documents of kind TrainingRun; give files that hold exactly one")
+    if not environments:
+        raise BadInput(f"{places}: no document of kind Environment; add their file or folder with another -f")
+    counts = Counter((environment.metadata.namespace, environment.name) for environment in environments)
+    if twice := sorted(name for (_, name), count in counts.items() if count > 1):
+        raise BadInput(f"metadata.name: {', '.join(twice[:5])}: used by more than one Environment; names must differ")
+    return runs[0], environments
