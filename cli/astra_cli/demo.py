@@ -60,9 +60,8 @@ async def _demo(syntheses: list[SynthesisRun], training: TrainingRun, out: Path,
     from astra_trainer.pipeline import train
 
     made = out / "environments"
-    async with launch_local(
-        training.spec.sandboxes.replicas, capacity=training.spec.sandboxes.sessions_per_pod
-    ) as sandbox:
+    pool = training.spec.sandboxes
+    async with launch_local(pool.replicas, capacity=pool.sessions_per_pod) as sandbox:
         bars.note(sandbox.containment)
         for run in syntheses:
             bars.stage(run.metadata.name, 0, run.spec.count)

@@ -4,6 +4,7 @@ Exit codes everywhere: 0 done, 1 ran and failed (or rejected something), 2 bad i
 """
 
 import sys
+from typing import Any, cast
 
 import typer
 
@@ -45,9 +46,9 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    except typer.TyperException as error:  # bad usage
-        error.show()
-        return error.exit_code
+    except typer.TyperException as error:  # bad usage: the error knows how to show itself and its command's help
+        cast(Any, error).show()
+        return 2
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

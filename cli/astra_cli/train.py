@@ -16,9 +16,7 @@ from astra_api.training_run import TrainingRun
 def train(
     file: Annotated[
         list[Path],
-        typer.Option(
-            "-f", "--file", help="Manifests: one TrainingRun, and Environments (files or folders).", show_default=False
-        ),
+        typer.Option("-f", "--file", help="One TrainingRun, and Environments: files or folders.", show_default=False),
     ],
     out: Annotated[Path, typer.Option(help="The run's directory; the same one again resumes.", show_default=False)],
 ) -> int:

@@ -44,7 +44,7 @@ def hops(steps: Sequence[Step]) -> int:
 
 
 def scenario(steps: Sequence[Step]) -> Scenario:
-    """The scenario type of the tool-needing steps: is there a dependency among them, and does any level hold several?"""
+    """The scenario type of the tool-needing steps: do any depend on each other, and does any level hold several?"""
     called = [step for step in steps if step.call is not None]
     ids = {step.id for step in called}
     called = [step.model_copy(update={"depends_on": [d for d in step.depends_on if d in ids]}) for step in called]

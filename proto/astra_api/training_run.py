@@ -1,6 +1,6 @@
 """TrainingRun: SFT, then RL, then evaluation. One file for a laptop and for a cluster."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
@@ -174,7 +174,7 @@ class Checkpoint(Resource):
 
 
 class Evaluation(Resource):
-    benchmarks: list[Benchmark] = ["holdout"]
+    benchmarks: list[Benchmark] = Field(default_factory=lambda: [cast(Benchmark, "holdout")])
     samples: Count = 1  # rollouts an environment
     temperature: Annotated[float, Field(ge=0.0)] = 0.6  # as the published function-calling protocols sample
 

@@ -1,5 +1,6 @@
 """The table holds what kubectl 1.35 prints for each scalar (`kubectl label --local -o json`)."""
 
+import contextlib
 import re
 from typing import Any
 
@@ -10,11 +11,11 @@ from hypothesis import strategies as st
 from astra_api.yaml_documents import YamlError, documents
 
 KUBECTL: dict[str, Any] = {
-    "5e-6": 5e-6, "1e6": 1000000, "1E5": 100000, "1.0": 1, "1.5e3": 1500, ".5": 0.5, "5.": 5, "+.5e3": 500, "1.e3": 1000,
-    "0.1e-7": 1e-8, "-0": 0, "-0.0": 0, "1e21": 1e21, "1e3_0": 1e30,
-    "0777": 511, "+0777": 511, "0o17": 15, "0O17": 15, "0o8": "0o8", "08": 8, "00": 0, "0_7": 7, "0x1F": 31, "-0x1F": -31,
-    "0x": "0x", "0x_1F": 31, "0b11": 3, "-0b11": -3, "0b2": "0b2", "1_000": 1000, "1__0": 10, "1_": 1, "_1": "_1",
-    "+5": 5, "123456789012": 123456789012, "12:30:45": "12:30:45", "+": "+",
+    "5e-6": 5e-6, "1e6": 1000000, "1E5": 100000, "1.0": 1, "1.5e3": 1500, ".5": 0.5, "5.": 5, "+.5e3": 500,
+    "1.e3": 1000, "0.1e-7": 1e-8, "-0": 0, "-0.0": 0, "1e21": 1e21, "1e3_0": 1e30,
+    "0777": 511, "+0777": 511, "0o17": 15, "0O17": 15, "0o8": "0o8", "08": 8, "00": 0, "0_7": 7, "0x1F": 31,
+    "-0x1F": -31, "0x": "0x", "0x_1F": 31, "0b11": 3, "-0b11": -3, "0b2": "0b2", "1_000": 1000, "1__0": 10, "1_": 1,
+    "_1": "_1", "+5": 5, "123456789012": 123456789012, "12:30:45": "12:30:45", "+": "+",
     "2024-01-01": "2024-01-01", "2024-01-01T00:00:00Z": "2024-01-01T00:00:00Z", "=": "=",
     "no": False, "n": False, "off": False, "OFF": False, "yes": True, "y": True, "Y": True, "on": True, "TRUE": True,
     "tRUE": "tRUE", "~": None, "": None, "Null": None, "null": None,
@@ -79,8 +80,5 @@ def test_documents_are_numbered_as_written_and_empty_ones_passed_over() -> None:
 
 @given(st.text())
 def test_no_text_escapes_as_another_error(text: str) -> None:
-    try:
-        for document in documents(text):
-            assert document.value is not None
-    except YamlError as error:
-        assert str(error)
+    with contextlib.suppress(YamlError):
+        assert all(document.value is not None for document in documents(text))

@@ -3,6 +3,6 @@
 import os
 
 # Torch's worker threads sleep while they wait for work. By default they spin, and on a machine where sandboxes want the
-# same cores each spinning thread holds up the one that it waits for: steps then take several times as long. OpenMP reads
-# this once, when torch is loaded.
+# same cores each spinning thread holds up the one that it waits for: steps then take several times as long. OpenMP
+# reads this once, when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

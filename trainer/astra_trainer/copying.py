@@ -7,6 +7,7 @@ place. No text and no environment is involved: what comes out is a function of t
 """
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel
 
 @dataclass(frozen=True)
 class CopyingPractice:
-    """How much practice, and on what. Half of each sequence of `length` tokens is `chunks` chunks, half repeats them."""
+    """How much practice, and on what: half of a sequence of `length` tokens is `chunks` chunks, half repeats them."""
 
     steps: int = 500
     batch: int = 32  # sequences a step
@@ -28,6 +29,7 @@ class CopyingPractice:
         """Trains the model in place on tokens from `first_token` on; the accuracy on the last batch."""
         generator = torch.Generator().manual_seed(seed)
         optimizer = torch.optim.AdamW(model.parameters(), lr=self.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+        head = cast(torch.nn.Module, cast(Any, model).get_output_embeddings())
         accuracy = 0.0
         model.train()
         for step in range(self.steps):
@@ -35,14 +37,14 @@ class CopyingPractice:
                 group["lr"] = self.learning_rate * min(1.0, (step + 1) / self.warmup)
             tokens, known = self.sequences(first_token, int(model.config.vocab_size), generator)
             hidden = model.base_model(tokens).last_hidden_state[:, :-1][known[:, 1:]]
-            logits = model.get_output_embeddings()(hidden)
+            logits = head(hidden)
             targets = tokens[:, 1:][known[:, 1:]]
             optimizer.zero_grad()
             cross_entropy(logits, targets).backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             accuracy = float((logits.argmax(-1) == targets).float().mean())
-        model.eval()
+        torch.nn.Module.eval(model)
         return accuracy
 
     def sequences(

@@ -4,6 +4,7 @@ A join exists twice: as a tool, and as reasoning that the last step of a questio
 has the tool always uses it, so that there is one shortest way.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -111,10 +112,10 @@ class Total(Join):
     description = "The sum of some numbers."
     digits = _DIGITS
     pair = False
-    body = f"_rounded(sum(numbers), {_DIGITS})"
+    body = f"_rounded(math.fsum(numbers), {_DIGITS})"
 
     def answer(self, values: Sequence[Any]) -> Any:
-        return whole(round(sum(values), _DIGITS))
+        return whole(round(math.fsum(values), _DIGITS))
 
     def query(self, values: Sequence[Any]) -> Query:
         return Query("SELECT list_sum(?::DOUBLE[])", (list(values),))
@@ -131,10 +132,10 @@ class Average(Join):
     description = "The mean of some numbers, rounded to two decimals."
     digits = 2
     pair = False
-    body = "_rounded(sum(numbers) / len(numbers), 2)"
+    body = "_rounded(math.fsum(numbers) / len(numbers), 2)"
 
     def answer(self, values: Sequence[Any]) -> Any:
-        return whole(round(sum(values) / len(values), 2))
+        return whole(round(math.fsum(values) / len(values), 2))
 
     def query(self, values: Sequence[Any]) -> Query:
         return Query("SELECT list_avg(?::DOUBLE[])", (list(values),), digits=2)

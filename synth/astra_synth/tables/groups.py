@@ -1,5 +1,6 @@
 """Operations on a group of rows, named by a parent's key or a category: members, counts, aggregates, filters."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -261,9 +262,9 @@ def statistic_of(statistic: str, values: list[Any], digits: int) -> Any:
         raise Undefined("empty-group")
     match statistic:
         case "total":
-            result = sum(values)
+            result = math.fsum(values)  # correctly rounded: `sum` of floats differs between Python 3.11 and 3.12
         case "average":
-            result = sum(values) / len(values)
+            result = math.fsum(values) / len(values)
         case "highest":
             result = max(values)
         case _:
@@ -272,8 +273,8 @@ def statistic_of(statistic: str, values: list[Any], digits: int) -> Any:
 
 
 PYTHON_STATISTIC = {
-    "total": "_rounded(sum(values), {digits})",
-    "average": "_rounded(sum(values) / len(values), {digits})",
+    "total": "_rounded(math.fsum(values), {digits})",
+    "average": "_rounded(math.fsum(values) / len(values), {digits})",
     "highest": "max(values)",
     "lowest": "min(values)",
 }

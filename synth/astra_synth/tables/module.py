@@ -51,5 +51,7 @@ def render(title: str, shard: Shard, operations: Sequence[Operation], joins: Seq
             parts.append(f"_{grouping.table.upper()}_BY_{grouping.column.upper()} = {{\n{lines}}}\n")
     functions = [operation.source() for operation in operations] + [join.source() for join in joins]
     text = "\n".join(functions)
+    if "math." in text:
+        parts.insert(1, "import math\n")
     parts += [helper for name, helper in _HELPERS.items() if f"{name}(" in text]
     return "\n\n".join([*parts, *functions])

@@ -46,7 +46,7 @@ from astra_trainer.engines.embedded.batch import (
 from astra_trainer.models import load_policy
 
 _LOG = logging.getLogger(__name__)
-# A micro-batch is bounded by its logits (float32 values: 128 MiB, and several times that with their gradients) and, on a
+# A micro-batch is bounded by its logits (float32 values: 128 MiB, several times that with their gradients) and, on a
 # CPU, by what still sits in its caches: 4,096 tokens of a 1M-parameter model are a fifth faster than 10,000.
 _LOGITS_PER_MICRO_BATCH = 1 << 25
 _TOKENS_PER_MICRO_BATCH = {"cpu": 4096, "cuda": 1 << 15}
