@@ -1,0 +1,162 @@
+"""The page: what the run was, its figures, its plots, and a few trajectories to read."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from astra_trainer.report.plots import PLOTS, Plot, png
+from astra_trainer.report.reading import choose, question, turns
+from astra_trainer.report.run_record import CONTAINMENT, RunRecord, Trained, read_run, series
+from astra_trainer.report.wording import STAGE_NAMES, duration, figure, shortened, visible
+from astra_trainer.run_directory import Stage
+
+_PLOTS = "plots"
+_ENDED = {"answered": "answered", "max_turns": "stopped at the last turn allowed", "max_tokens": "cut: out of tokens"}
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """A stage of the run in the table of stages."""
+
+    name: str
+    steps: str
+    trained: str
+    seconds: str
+    figures: tuple[str, ...]  # held-out F1, recall, precision, calls
+    checkpoint: str
+    finished: bool
+
+
+def write_report(directory: Path) -> Path:
+    """Writes `report.html` and its plots into the directory of a run; returns the page's path.
+
+    Takes a run at any point: what it does not have yet is left out. The same directory gives the same bytes. Raises
+    BadInput when it is not the directory of a run or a file in it is damaged.
+    """
+    record = read_run(directory)
+    drawn = _draw(record)
+    template = _environment().from_string(
+        (files("astra_trainer") / "templates" / "report.html.jinja").read_text(encoding="utf-8")
+    )
+    page = directory / "report.html"
+    _replace(page, template.render(**_content(record, drawn)).encode())
+    return page
+
+
+def _draw(record: RunRecord) -> list[Plot]:
+    """Draws what there is to draw, removes what an earlier report drew of a run that has it no more."""
+    folder = record.directory / _PLOTS
+    folder.mkdir(exist_ok=True)
+    drawn = []
+    for plot in PLOTS:
+        picture, file = png(plot, record), folder / f"{plot.name}.png"
+        if picture is None:
+            file.unlink(missing_ok=True)
+        else:
+            _replace(file, picture)
+            drawn.append(plot)
+    return drawn
+
+
+def _content(record: RunRecord, drawn: list[Plot]) -> dict[str, Any]:
+    trained: dict[Stage, Trained] = {"sft": record.trained("sft"), "rl": record.trained("rl")}
+    rows = list(_stages(record, trained))
+    f1 = {stage: series([line], "holdout_f1")[0] for stage, line in record.evaluations.items()}
+    stages = list(record.evaluations)
+    last, before = (stages[-1] if stages else None), (stages[-2] if len(stages) > 1 else None)
+    after = record.held_out(last) if last else []
+    return {
+        "name": visible(record.run.metadata.name),
+        "facts": _facts(record, trained, len({trajectory.environment for trajectory in after})),
+        "unfinished": [row for row in rows if not row.finished],
+        "headline": [(STAGE_NAMES[stage], stage, figure(value)) for stage, value in f1.items()],
+        "gain": f"{f1[last] - f1[before]:+.3f}" if last and before else None,
+        "gain_from": STAGE_NAMES[before] if before else None,
+        "gain_to": STAGE_NAMES[last] if last else None,
+        "stages": rows,
+        "sections": [(title, list(plots)) for title, plots in groupby(drawn, key=lambda plot: plot.section)],
+        "plots": _PLOTS,
+        "choices": choose(after, record.held_out(before) if before else []),
+        "after": STAGE_NAMES[last] if last else None,
+        "before": STAGE_NAMES[before] if before else None,
+        "ended": _ENDED,
+    }
+
+
+def _facts(record: RunRecord, trained: dict[Stage, Trained], held_out: int) -> list[tuple[str, str]]:
+    spec = record.run.spec
+    names = frozenset().union(*(what.environments for what in trained.values()))
+    domains = {domain for line in record.evaluations.values() for domain in line.get("domain_f1") or {}}
+    facts = [
+        ("Model", _model(record)),
+        ("Seed", str(spec.seed)),
+        ("Engine", spec.engine),
+        ("Environments", f"{len(names):,} trained on · {held_out:,} held out, {len(domains)} domains"),
+        ("Time", f"{duration(record.seconds)} in steps and evaluations"),
+    ]
+    containment = record.run.metadata.annotations.get(CONTAINMENT)
+    return [*facts, ("Sandboxes", visible(containment))] if containment else facts
+
+
+def _model(record: RunRecord) -> str:
+    model = record.run.spec.model
+    if model.preset:
+        return f"{model.preset}, from scratch"
+    if model.gguf:
+        return visible(f"{model.gguf.package or model.gguf.path} (GGUF)")
+    return visible(model.name or model.path or "")
+
+
+def _stages(record: RunRecord, trained: dict[Stage, Trained]) -> Iterator[StageRow]:
+    spec = record.run.spec
+    wanted: dict[Stage, bool] = {"base": True, "sft": spec.sft is not None, "rl": spec.rl is not None}
+    for stage in (stage for stage, asked in wanted.items() if asked):
+        steps, evaluation = record.steps(stage), record.evaluations.get(stage)
+        lines = [*steps, *([evaluation] if evaluation else [])]
+        total = f" of {spec.rl.steps}" if stage == "rl" and spec.rl else ""
+        done = int(steps[-1]["step"]) if steps else 0
+        yield StageRow(
+            name=STAGE_NAMES[stage],
+            steps="" if stage == "base" else f"{done}{total}",
+            trained=_trained(stage, trained.get(stage)),
+            seconds=duration(sum(second for second in series(lines, "seconds") if second == second)) if lines else "",
+            figures=tuple(
+                figure(series([evaluation or {}], f"holdout_{name}")[0])
+                for name in ("f1", "recall", "precision", "calls")
+            ),
+            checkpoint=_checkpoint(record.directory, stage, done),
+            finished=evaluation is not None,
+        )
+
+
+def _trained(stage: Stage, what: Trained | None) -> str:
+    if what is None or not what.trajectories:
+        return ""
+    return f"{what.trajectories:,} {'demonstrations' if stage == 'sft' else 'rollouts'}"
+
+
+def _checkpoint(directory: Path, stage: Stage, step: int) -> str:
+    name = f"checkpoints/{stage}-{step}"
+    return name if (directory / name).is_dir() else ""
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"visible": visible, "shortened": shortened, "figure": figure}
+    environment.globals |= {"question": question, "turns": turns}
+    return environment
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """Whoever looks sees the old file or the new one."""
+    building = file.with_name(f".{file.name}")
+    building.write_bytes(content)
+    os.replace(building, file)

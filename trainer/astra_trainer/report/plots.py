@@ -1,0 +1,270 @@
+"""The plots of a report, one PNG each. Nothing is drawn of what a run does not have.
+
+The colours are Okabe and Ito's, which colour-blind readers tell apart; lines differ by marker and dash as well.
+"""
+
+import io
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from astra_trainer.report.run_record import Line, RunRecord, series
+from astra_trainer.report.wording import STAGE_NAMES, shortened
+from astra_trainer.run_directory import Stage
+
+_COLOURS: dict[Stage, str] = {"base": "#9aa0a6", "sft": "#0072B2", "rl": "#D55E00"}
+_GREEN, _PINK, _SKY, _ORANGE, _BLUE, _QUIET = "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0072B2", "#5f6368"
+_FEW = 40  # points: so many get markers
+_DOMAINS = 16  # shown at most
+_STYLE: Any = {
+    "figure.dpi": 140,
+    "figure.facecolor": "white",
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "text.color": "#202124",
+    "axes.labelcolor": _QUIET,
+    "axes.edgecolor": "#c4c7cc",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 12,
+    "grid.color": "#e8eaed",
+    "grid.linewidth": 0.8,
+    "xtick.color": _QUIET,
+    "ytick.color": _QUIET,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot of the report. `draw` returns False when the run has nothing of it to show."""
+
+    name: str
+    section: str
+    says: str  # for who cannot see it, and under it
+    draw: Callable[[Axes, RunRecord], bool]
+
+
+def png(plot: Plot, record: RunRecord) -> bytes | None:
+    """The picture of a plot, the same bytes for the same run; None when there is nothing to draw."""
+    with mpl.rc_context(), warnings.catch_warnings():
+        mpl.rcdefaults()  # whatever the user's own style
+        mpl.rcParams.update(_STYLE)
+        warnings.filterwarnings("ignore", message="Glyph")  # a script that no installed font has shows as boxes
+        chart = Figure(figsize=(6.4, 3.5), layout="constrained")
+        FigureCanvasAgg(chart)
+        axes = chart.add_subplot()
+        if not plot.draw(axes, record):
+            return None
+        picture = io.BytesIO()
+        chart.savefig(picture, format="png", metadata={"Software": None})
+        return picture.getvalue()
+
+
+def _held_out(axes: Axes, record: RunRecord) -> bool:
+    if not record.evaluations:
+        return False
+    names = ("F1", "recall", "precision")
+    figures = {
+        stage: [series([line], f"holdout_{name.lower()}")[0] for name in names]
+        for stage, line in record.evaluations.items()
+    }
+    width = 0.8 / len(figures)
+    for number, (stage, values) in enumerate(figures.items()):
+        places = [group + (number - (len(figures) - 1) / 2) * width for group in range(len(names))]
+        bars = axes.bar(places, values, width * 0.92, color=_COLOURS[stage], label=STAGE_NAMES[stage])
+        labels = ["" if math.isnan(value) else f"{value:.2f}" for value in values]
+        axes.bar_label(bars, labels, padding=2, fontsize=8, color=_QUIET)
+    axes.set_xticks(range(len(names)), names)
+    axes.grid(visible=False, axis="x")
+    return _finish(axes, "Held-out F1, recall and precision", None, "mean over rollouts", share=True)
+
+
+def _domains(axes: Axes, record: RunRecord) -> bool:
+    shown = list(record.evaluations.items())[-2:]
+    figures = {stage: dict(line.get("domain_f1") or {}) for stage, line in shown}
+    domains = sorted({domain for values in figures.values() for domain in values})
+    if not domains:
+        return False
+    hidden, domains = len(domains) - _DOMAINS, domains[:_DOMAINS]
+    height = 0.8 / len(figures)
+    for number, (stage, values) in enumerate(figures.items()):
+        places = [row + (number - (len(figures) - 1) / 2) * height for row in range(len(domains))]
+        numbers = [series([values], domain)[0] for domain in domains]
+        bars = axes.barh(places, numbers, height * 0.92, color=_COLOURS[stage], label=STAGE_NAMES[stage])
+        if len(domains) * len(figures) <= 16:
+            labels = ["" if math.isnan(value) else f"{value:.2f}" for value in numbers]
+            axes.bar_label(bars, labels, padding=3, fontsize=8, color=_QUIET)
+    axes.set_yticks(range(len(domains)), [shortened(domain, 24) for domain in domains], parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.08)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    axes.grid(visible=False, axis="y")
+    more = f" ({hidden} more domains)" if hidden > 0 else ""
+    return _finish(axes, "Held-out F1 by domain" + more, "F1, mean over rollouts", None)
+
+
+def _reward(axes: Axes, record: RunRecord) -> bool:
+    lines = record.steps("rl")
+    means, spreads = series(lines, "reward_mean"), series(lines, "reward_std")
+    if not _any(means):
+        return False
+    low = [max(0.0, mean - spread) if mean == mean else mean for mean, spread in zip(means, spreads, strict=True)]
+    high = [min(1.0, mean + spread) if mean == mean else mean for mean, spread in zip(means, spreads, strict=True)]
+    axes.fill_between(_x(lines), low, high, color=_COLOURS["rl"], alpha=0.15, linewidth=0, label="± std")
+    _curve(axes, lines, means, _COLOURS["rl"], "mean")
+    kind = record.run.spec.rl.reward if record.run.spec.rl else "f1"
+    return _finish(axes, "Reward of training rollouts", "RL step", f"reward ({_reward_name(kind)})", share=True)
+
+
+def _recall_precision(axes: Axes, record: RunRecord) -> bool:
+    lines = record.steps("rl")
+    drawn = [
+        _curve(axes, lines, series(lines, name), colour, name, marker, dash)
+        for name, colour, marker, dash in (("recall", _GREEN, "o", "-"), ("precision", _PINK, "s", "--"))
+    ]
+    return any(drawn) and _finish(axes, "Recall and precision in training", "RL step", "mean over rollouts", share=True)
+
+
+def _calls(axes: Axes, record: RunRecord) -> bool:
+    lines = record.steps("rl")
+    drawn = _curve(axes, lines, series(lines, "tool_calls"), _COLOURS["rl"])
+    return drawn and _finish(axes, "Tool calls per prompt", "RL step", "calls per rollout", zero=True)
+
+
+def _length(axes: Axes, record: RunRecord) -> bool:
+    lines = record.steps("rl")
+    drawn = _curve(axes, lines, series(lines, "response_tokens"), _COLOURS["rl"])
+    return drawn and _finish(axes, "Response length", "RL step", "generated tokens per rollout", zero=True)
+
+
+def _loss(axes: Axes, record: RunRecord) -> bool:
+    lines = record.steps("sft")
+    losses = series(lines, "loss")
+    positive = [loss for loss in losses if loss > 0]
+    drawn = _curve(axes, lines, losses, _COLOURS["sft"])
+    if positive and max(positive) > 20 * min(positive):
+        axes.set_yscale("log")
+    return drawn and _finish(axes, "SFT loss", "SFT step", "negative log-likelihood (nats per token)")
+
+
+def _discarded(axes: Axes, record: RunRecord) -> bool:
+    lines = record.steps("rl")
+    shares = series(lines, "discarded_share")
+    if not _any(shares):
+        return False
+    axes.bar(_x(lines), shares, _bar_width(lines), color=_SKY)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    return _finish(axes, "Discarded groups (all rollouts earned the same)", "RL step", "share of groups", share=True)
+
+
+def _seconds(axes: Axes, record: RunRecord) -> bool:
+    lines = record.steps("rl")
+    rollout, update = series(lines, "rollout_seconds"), series(lines, "update_seconds")
+    if not _any(rollout) and not _any(update):
+        return False
+    below = [value if math.isfinite(value) else 0.0 for value in rollout]
+    axes.bar(_x(lines), rollout, _bar_width(lines), color=_BLUE, label="rollouts")
+    axes.bar(_x(lines), update, _bar_width(lines), bottom=below, color=_ORANGE, label="update")
+    return _finish(axes, "Where a step's time goes", "RL step", "seconds", zero=True)
+
+
+def _mismatch(axes: Axes, record: RunRecord) -> bool:
+    lines = record.steps("rl")
+    drawn = []
+    for name, colour, marker, dash in (("max", _PINK, "s", "--"), ("mean", _GREEN, "o", "-")):
+        values = [value if value > 0 else math.nan for value in series(lines, f"logprob_mismatch_{name}")]
+        drawn.append(_curve(axes, lines, values, colour, name, marker, dash))
+    if not any(drawn):
+        return False
+    axes.set_yscale("log")
+    return _finish(axes, "Log-probability mismatch, sampler to trainer", "RL step", "nats, absolute (log scale)")
+
+
+PLOTS = (
+    Plot("held_out", "Held-out environments", "F1, recall and precision after each stage", _held_out),
+    Plot("domains", "Held-out environments", "F1 of each domain, last two stages", _domains),
+    Plot("reward", "Reinforcement learning", "All rollouts of a step, discarded groups included", _reward),
+    Plot(
+        "recall_precision",
+        "Reinforcement learning",
+        "Recall: sub-questions solved; precision: useful calls",
+        _recall_precision,
+    ),
+    Plot("calls", "Reinforcement learning", "Tool calls that a rollout makes", _calls),
+    Plot("length", "Reinforcement learning", "Tokens that a rollout generates", _length),
+    Plot("loss", "Supervised fine-tuning", "Loss on the tokens of the assistant", _loss),
+    Plot("discarded", "Under the hood", "Groups without a spread of rewards teach nothing", _discarded),
+    Plot("seconds", "Under the hood", "Rolling out against updating", _seconds),
+    Plot("mismatch", "Under the hood", "Near zero on-policy; more where a batch holds older groups", _mismatch),
+)
+
+
+def _curve(
+    axes: Axes,
+    lines: Sequence[Line],
+    values: Sequence[float],
+    colour: str,
+    label: str | None = None,
+    marker: str = "o",
+    dash: str = "-",
+) -> bool:
+    """A line over the steps, broken where there is no value. False when there is none at all."""
+    if not _any(values):
+        return False
+    shown = marker if len(values) <= _FEW else ""
+    axes.plot(_x(lines), values, dash, marker=shown, markersize=4, color=colour, label=label)
+    return True
+
+
+def _finish(axes: Axes, title: str, x: str | None, y: str | None, *, share: bool = False, zero: bool = False) -> bool:
+    """Title, labels and limits; `share`: from 0 to 1, `zero`: from 0 on."""
+    axes.set_title(title)
+    if x:
+        axes.set_xlabel(x)
+    if y:
+        axes.set_ylabel(y)
+    if x and x.endswith("step"):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if share:
+        axes.set_ylim(0, 1.05)
+    elif zero:
+        axes.set_ylim(0, max(axes.get_ylim()[1], 1e-9))
+    handles, labels = axes.get_legend_handles_labels()
+    if labels:
+        axes.figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), borderaxespad=0.4)
+    return True
+
+
+def _x(lines: Sequence[Line]) -> list[int]:
+    return [int(line["step"]) for line in lines]
+
+
+def _bar_width(lines: Sequence[Line]) -> float:
+    return 0.8 * min((b - a for a, b in pairwise(_x(lines)) if b > a), default=1)
+
+
+def _any(values: Sequence[float]) -> bool:
+    return any(math.isfinite(value) for value in values)
+
+
+def _reward_name(kind: str) -> str:
+    return "F1" if kind == "f1" else kind
