@@ -62,6 +62,8 @@ async def _prepare(
     from astra_trainer.models import load_tokenizer, prepare_model
 
     made = directory.checkpoint("base", 0)
+    if not made.exists():
+        progress.note("preparing the model")
     start = await compute(prepare_model, run.spec.model, made, split.train, run.spec.seed)
     try:
         chat = ChatFormat(load_tokenizer(start))
