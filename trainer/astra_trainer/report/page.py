@@ -40,17 +40,17 @@ def write_report(directory: Path) -> Path:
     BadInput when it is not the directory of a run or a file in it is damaged.
     """
     record = read_run(directory)
-    drawn = _draw(record)
+    content = _content(record)
     template = _environment().from_string(
         (files("astra_trainer") / "templates" / "report.html.jinja").read_text(encoding="utf-8")
     )
     page = directory / "report.html"
-    _replace(page, template.render(**_content(record, drawn)).encode())
+    _replace(page, template.render(**content, sections=_draw(record)).encode())
     return page
 
 
-def _draw(record: RunRecord) -> list[Plot]:
-    """Draws what there is to draw, removes what an earlier report drew of a run that has it no more."""
+def _draw(record: RunRecord) -> list[tuple[str, list[Plot]]]:
+    """Draws what there is to draw, section by section; removes what an earlier report drew besides."""
     folder = record.directory / _PLOTS
     folder.mkdir(exist_ok=True)
     drawn = []
@@ -61,10 +61,10 @@ def _draw(record: RunRecord) -> list[Plot]:
         else:
             _replace(file, picture)
             drawn.append(plot)
-    return drawn
+    return [(section, list(plots)) for section, plots in groupby(drawn, key=lambda plot: plot.section)]
 
 
-def _content(record: RunRecord, drawn: list[Plot]) -> dict[str, Any]:
+def _content(record: RunRecord) -> dict[str, Any]:
     trained: dict[Stage, Trained] = {"sft": record.trained("sft"), "rl": record.trained("rl")}
     rows = list(_stages(record, trained))
     f1 = {stage: series([line], "holdout_f1")[0] for stage, line in record.evaluations.items()}
@@ -80,7 +80,6 @@ def _content(record: RunRecord, drawn: list[Plot]) -> dict[str, Any]:
         "gain_from": STAGE_NAMES[before] if before else None,
         "gain_to": STAGE_NAMES[last] if last else None,
         "stages": rows,
-        "sections": [(title, list(plots)) for title, plots in groupby(drawn, key=lambda plot: plot.section)],
         "plots": _PLOTS,
         "choices": choose(after, record.held_out(before) if before else []),
         "after": STAGE_NAMES[last] if last else None,
@@ -101,7 +100,7 @@ def _facts(record: RunRecord, trained: dict[Stage, Trained], held_out: int) -> l
         ("Time", f"{duration(record.seconds)} in steps and evaluations"),
     ]
     containment = record.run.metadata.annotations.get(CONTAINMENT)
-    return [*facts, ("Sandboxes", visible(containment))] if containment else facts
+    return [*facts, ("Sandboxes", visible(containment.removeprefix("sandbox containment: ")))] if containment else facts
 
 
 def _model(record: RunRecord) -> str:

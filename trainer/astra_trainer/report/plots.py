@@ -15,7 +15,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 from astra_trainer.report.run_record import Line, RunRecord, series
 from astra_trainer.report.wording import STAGE_NAMES, shortened
@@ -47,6 +48,7 @@ _STYLE: Any = {
     "ytick.color": _QUIET,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
+    "ytick.minor.size": 0,
     "lines.linewidth": 1.8,
     "legend.frameon": False,
     "legend.fontsize": 8.5,
@@ -59,7 +61,8 @@ class Plot:
 
     name: str
     section: str
-    says: str  # for who cannot see it, and under it
+    title: str
+    says: str
     draw: Callable[[Axes, RunRecord], bool]
 
 
@@ -69,11 +72,12 @@ def png(plot: Plot, record: RunRecord) -> bytes | None:
         mpl.rcdefaults()  # whatever the user's own style
         mpl.rcParams.update(_STYLE)
         warnings.filterwarnings("ignore", message="Glyph")  # a script that no installed font has shows as boxes
-        chart = Figure(figsize=(6.4, 3.5), layout="constrained")
+        chart = Figure(figsize=(6.4, 3.5), layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1))
         FigureCanvasAgg(chart)
         axes = chart.add_subplot()
         if not plot.draw(axes, record):
             return None
+        axes.set_title(plot.title)
         picture = io.BytesIO()
         chart.savefig(picture, format="png", metadata={"Software": None})
         return picture.getvalue()
@@ -95,7 +99,7 @@ def _held_out(axes: Axes, record: RunRecord) -> bool:
         axes.bar_label(bars, labels, padding=2, fontsize=8, color=_QUIET)
     axes.set_xticks(range(len(names)), names)
     axes.grid(visible=False, axis="x")
-    return _finish(axes, "Held-out F1, recall and precision", None, "mean over rollouts", share=True)
+    return _finish(axes, None, "mean over rollouts", share=True)
 
 
 def _domains(axes: Axes, record: RunRecord) -> bool:
@@ -119,7 +123,7 @@ def _domains(axes: Axes, record: RunRecord) -> bool:
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
     axes.grid(visible=False, axis="y")
     more = f" ({hidden} more domains)" if hidden > 0 else ""
-    return _finish(axes, "Held-out F1 by domain" + more, "F1, mean over rollouts", None)
+    return _finish(axes, f"F1, mean over rollouts{more}", None)
 
 
 def _reward(axes: Axes, record: RunRecord) -> bool:
@@ -132,7 +136,7 @@ def _reward(axes: Axes, record: RunRecord) -> bool:
     axes.fill_between(_x(lines), low, high, color=_COLOURS["rl"], alpha=0.15, linewidth=0, label="± std")
     _curve(axes, lines, means, _COLOURS["rl"], "mean")
     kind = record.run.spec.rl.reward if record.run.spec.rl else "f1"
-    return _finish(axes, "Reward of training rollouts", "RL step", f"reward ({_reward_name(kind)})", share=True)
+    return _finish(axes, "RL step", f"reward ({_reward_name(kind)})", share=True)
 
 
 def _recall_precision(axes: Axes, record: RunRecord) -> bool:
@@ -141,19 +145,19 @@ def _recall_precision(axes: Axes, record: RunRecord) -> bool:
         _curve(axes, lines, series(lines, name), colour, name, marker, dash)
         for name, colour, marker, dash in (("recall", _GREEN, "o", "-"), ("precision", _PINK, "s", "--"))
     ]
-    return any(drawn) and _finish(axes, "Recall and precision in training", "RL step", "mean over rollouts", share=True)
+    return any(drawn) and _finish(axes, "RL step", "mean over rollouts", share=True)
 
 
 def _calls(axes: Axes, record: RunRecord) -> bool:
     lines = record.steps("rl")
     drawn = _curve(axes, lines, series(lines, "tool_calls"), _COLOURS["rl"])
-    return drawn and _finish(axes, "Tool calls per prompt", "RL step", "calls per rollout", zero=True)
+    return drawn and _finish(axes, "RL step", "calls per rollout", zero=True)
 
 
 def _length(axes: Axes, record: RunRecord) -> bool:
     lines = record.steps("rl")
     drawn = _curve(axes, lines, series(lines, "response_tokens"), _COLOURS["rl"])
-    return drawn and _finish(axes, "Response length", "RL step", "generated tokens per rollout", zero=True)
+    return drawn and _finish(axes, "RL step", "generated tokens per rollout", zero=True)
 
 
 def _loss(axes: Axes, record: RunRecord) -> bool:
@@ -162,8 +166,8 @@ def _loss(axes: Axes, record: RunRecord) -> bool:
     positive = [loss for loss in losses if loss > 0]
     drawn = _curve(axes, lines, losses, _COLOURS["sft"])
     if positive and max(positive) > 20 * min(positive):
-        axes.set_yscale("log")
-    return drawn and _finish(axes, "SFT loss", "SFT step", "negative log-likelihood (nats per token)")
+        _logarithmic(axes, positive)
+    return drawn and _finish(axes, "SFT step", "negative log-likelihood (nats per token)")
 
 
 def _discarded(axes: Axes, record: RunRecord) -> bool:
@@ -173,7 +177,7 @@ def _discarded(axes: Axes, record: RunRecord) -> bool:
         return False
     axes.bar(_x(lines), shares, _bar_width(lines), color=_SKY)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    return _finish(axes, "Discarded groups (all rollouts earned the same)", "RL step", "share of groups", share=True)
+    return _finish(axes, "RL step", "share of groups", share=True)
 
 
 def _seconds(axes: Axes, record: RunRecord) -> bool:
@@ -184,37 +188,54 @@ def _seconds(axes: Axes, record: RunRecord) -> bool:
     below = [value if math.isfinite(value) else 0.0 for value in rollout]
     axes.bar(_x(lines), rollout, _bar_width(lines), color=_BLUE, label="rollouts")
     axes.bar(_x(lines), update, _bar_width(lines), bottom=below, color=_ORANGE, label="update")
-    return _finish(axes, "Where a step's time goes", "RL step", "seconds", zero=True)
+    return _finish(axes, "RL step", "seconds", zero=True)
 
 
 def _mismatch(axes: Axes, record: RunRecord) -> bool:
     lines = record.steps("rl")
-    drawn = []
+    drawn: list[float] = []
     for name, colour, marker, dash in (("max", _PINK, "s", "--"), ("mean", _GREEN, "o", "-")):
         values = [value if value > 0 else math.nan for value in series(lines, f"logprob_mismatch_{name}")]
-        drawn.append(_curve(axes, lines, values, colour, name, marker, dash))
-    if not any(drawn):
+        _curve(axes, lines, values, colour, name, marker, dash)
+        drawn += filter(math.isfinite, values)
+    if not drawn:
         return False
-    axes.set_yscale("log")
-    return _finish(axes, "Log-probability mismatch, sampler to trainer", "RL step", "nats, absolute (log scale)")
+    _logarithmic(axes, drawn)
+    return _finish(axes, "RL step", "absolute difference (nats)")
 
 
+_HELD_OUT, _RL, _REST = "Held-out environments", "Reinforcement learning", "Loss, batches and time"
 PLOTS = (
-    Plot("held_out", "Held-out environments", "F1, recall and precision after each stage", _held_out),
-    Plot("domains", "Held-out environments", "F1 of each domain, last two stages", _domains),
-    Plot("reward", "Reinforcement learning", "All rollouts of a step, discarded groups included", _reward),
+    Plot(
+        "held_out",
+        _HELD_OUT,
+        "Held-out F1, recall and precision",
+        "Never trained on; the same prompts and seeds at every stage",
+        _held_out,
+    ),
+    Plot("domains", _HELD_OUT, "Held-out F1 by domain", "The last two stages", _domains),
+    Plot("reward", _RL, "Reward", "All training rollouts of a step, discarded groups included", _reward),
     Plot(
         "recall_precision",
-        "Reinforcement learning",
-        "Recall: sub-questions solved; precision: useful calls",
+        _RL,
+        "Recall and precision",
+        "Recall: sub-questions solved; precision: calls that solved one",
         _recall_precision,
     ),
-    Plot("calls", "Reinforcement learning", "Tool calls that a rollout makes", _calls),
-    Plot("length", "Reinforcement learning", "Tokens that a rollout generates", _length),
-    Plot("loss", "Supervised fine-tuning", "Loss on the tokens of the assistant", _loss),
-    Plot("discarded", "Under the hood", "Groups without a spread of rewards teach nothing", _discarded),
-    Plot("seconds", "Under the hood", "Rolling out against updating", _seconds),
-    Plot("mismatch", "Under the hood", "Near zero on-policy; more where a batch holds older groups", _mismatch),
+    Plot("calls", _RL, "Tool calls per prompt", "Failed and irrelevant calls included", _calls),
+    Plot("length", _RL, "Response length", "Generated tokens; tool responses do not count", _length),
+    Plot("loss", _REST, "SFT loss", "Of the assistant's tokens", _loss),
+    Plot(
+        "discarded", _REST, "Discarded groups", "A group whose rollouts all earned the same teaches nothing", _discarded
+    ),
+    Plot("seconds", _REST, "Where a step's time goes", "Rolling out, and updating the weights", _seconds),
+    Plot(
+        "mismatch",
+        _REST,
+        "Log-probabilities, sampler against trainer",
+        "Near zero on-policy; more where a batch holds groups of earlier steps",
+        _mismatch,
+    ),
 )
 
 
@@ -235,9 +256,8 @@ def _curve(
     return True
 
 
-def _finish(axes: Axes, title: str, x: str | None, y: str | None, *, share: bool = False, zero: bool = False) -> bool:
-    """Title, labels and limits; `share`: from 0 to 1, `zero`: from 0 on."""
-    axes.set_title(title)
+def _finish(axes: Axes, x: str | None, y: str | None, *, share: bool = False, zero: bool = False) -> bool:
+    """Labels and limits; `share`: from 0 to 1, `zero`: from 0 on."""
     if x:
         axes.set_xlabel(x)
     if y:
@@ -250,8 +270,25 @@ def _finish(axes: Axes, title: str, x: str | None, y: str | None, *, share: bool
         axes.set_ylim(0, max(axes.get_ylim()[1], 1e-9))
     handles, labels = axes.get_legend_handles_labels()
     if labels:
-        axes.figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), borderaxespad=0.4)
+        axes.legend(
+            handles,
+            labels,
+            loc="lower right",
+            bbox_to_anchor=(1.0, 1.0),
+            ncols=len(labels),
+            handlelength=1.6,
+            columnspacing=1.2,
+        )
     return True
+
+
+def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
+    """A log scale with plain numbers at the powers of ten, and between them when there are few."""
+    axes.set_yscale("log")
+    few = max(values) < 100 * min(values)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _x(lines: Sequence[Line]) -> list[int]:
