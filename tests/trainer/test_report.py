@@ -290,7 +290,9 @@ def test_nulls_and_a_half_written_line_are_left_out(tmp_path: Path) -> None:
     nulls = [{name: value if name in kept else None for name, value in line.items()} for line in lines]
     text = "".join(json.dumps(line) + "\n" for line in nulls) + '{"kind": "train", "sta'
     (path / "metrics.jsonl").write_text(text)
-    assert "RL, held-out F1 –" in Page(write_report(path)).text
+    page = Page(write_report(path)).text
+    assert "RL, held-out F1 – Held-out environments" in page
+    assert "nan" not in page.split()
     assert drawn(path) <= {"held_out", "domains"}
     for line in nulls:
         line.pop("domain_f1", None)

@@ -1,5 +1,6 @@
 """The page: what the run was, its figures, its plots, and a few trajectories to read."""
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -70,13 +71,14 @@ def _content(record: RunRecord) -> dict[str, Any]:
     f1 = {stage: series([line], "holdout_f1")[0] for stage, line in record.evaluations.items()}
     stages = list(record.evaluations)
     last, before = (stages[-1] if stages else None), (stages[-2] if len(stages) > 1 else None)
+    gain = f1[last] - f1[before] if last and before else math.nan
     after = record.held_out(last) if last else []
     return {
         "name": visible(record.run.metadata.name),
         "facts": _facts(record, trained, len({trajectory.environment for trajectory in after})),
         "unfinished": [row for row in rows if not row.finished],
         "headline": [(STAGE_NAMES[stage], stage, figure(value)) for stage, value in f1.items()],
-        "gain": f"{f1[last] - f1[before]:+.3f}" if last and before else None,
+        "gain": f"{gain:+.3f}" if math.isfinite(gain) else None,
         "gain_from": STAGE_NAMES[before] if before else None,
         "gain_to": STAGE_NAMES[last] if last else None,
         "stages": rows,
