@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from astra_api.environment import Environment
 from astra_api.errors import BadInput
 from astra_api.training_run import TrainingRun
-from astra_sandbox.interface import Sandbox
+from astra_sandbox.interface import Isolation, Sandbox, SandboxStatus, SandboxUnavailable
 from astra_trainer.chat import ChatFormat, ChatTemplateError
 from astra_trainer.compute import compute
 from astra_trainer.evaluation import evaluate
 from astra_trainer.mixing import ToolMixer
 from astra_trainer.progress import Progress, Silence
 from astra_trainer.reinforcement import reinforce
-from astra_trainer.run_directory import Position, RunDirectory, Stage, open_run
+from astra_trainer.run_directory import CONTAINMENT, Position, RunDirectory, Stage, open_run
 from astra_trainer.split import EnvironmentSplit, split_environments
 from astra_trainer.supervision import supervise
 from astra_trainer.workplace import Value, Workplace, mixing_settings
@@ -50,9 +50,22 @@ async def train(
         split = split_environments(environments, spec.environments.selector, spec.environments.holdout, spec.seed)
     except ValueError as error:
         raise BadInput(f"spec.{error}") from None
+    run = _contained(run, await sandbox.status())
     with open_run(out, run, _digest(environments)) as directory:
         work, start = await _prepare(run, split, directory, sandbox, progress or Silence())
         return await _finish(work, start)
+
+
+def _contained(run: TrainingRun, servers: Sequence[SandboxStatus]) -> TrainingRun:
+    """The run with the containment in force written on it. Raises SandboxUnavailable below `minimumIsolation`."""
+    weakest = min(server.isolation for server in servers)
+    minimum = Isolation[run.spec.sandboxes.minimum_isolation.upper()]
+    if weakest < minimum:
+        raise SandboxUnavailable(
+            f"spec.sandboxes.minimumIsolation: {minimum.name.lower()} is asked, {weakest.name.lower()} is in force"
+        )
+    annotations = {**run.metadata.annotations, CONTAINMENT: weakest.name.lower()}
+    return run.model_copy(update={"metadata": run.metadata.model_copy(update={"annotations": annotations})})
 
 
 async def _prepare(

@@ -30,7 +30,9 @@ from astra_trainer.batch_filling import BatchFilling
 
 Stage = Literal["base", "sft", "rl"]
 _STAGES = ("base", "sft", "rl")
+CONTAINMENT = "astra.farm/containment"  # annotation: how the sandboxes of the run are contained
 _ENVIRONMENTS = "astra.farm/environments"  # annotation: the digest of what the run trains and is evaluated on
+_GUESTS = (".lock", "environments")  # may stand in a directory before its run begins: `astra demo` puts them there
 _FREE = ("suspend", "sandboxes", "trainer", "checkpoint")  # fields of spec that a resumed run may change
 
 
@@ -199,7 +201,7 @@ def _claim(path: Path, run: TrainingRun, environments: str) -> None:
             raise BadInput(f"{path}: was begun with other environments; give those, or begin in a new directory")
         for field, old, new in _differences(_bound(begun["spec"]), _bound(resolved["spec"]), "spec"):
             raise BadInput(f"{field}: {path} was begun with {old}, not {new}; restore it, or begin in a new directory")
-    elif any(child.name != ".lock" for child in path.iterdir()):
+    elif any(child.name not in _GUESTS for child in path.iterdir()):
         raise BadInput(f"{path}: not empty and not the directory of a run; give another output directory")
     _write(file, yaml_text(resolved).encode())
 

@@ -19,6 +19,7 @@ def sample(
 
     A row with temperature 0 is greedy, and its log-probability is the plain distribution's. Otherwise the token is
     where `draws[i]` falls in the row's cumulative distribution at its temperature, in token order.
+    Raises FloatingPointError when the model gave no distribution: weights that diverged must not become rollouts.
     """
     device = logits.device
     heat = torch.tensor([t or 1.0 for t in temperatures], dtype=torch.float32, device=device)
@@ -30,4 +31,6 @@ def sample(
         drawn = torch.searchsorted(mass, point, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
         tokens = torch.where(torch.tensor([t > 0 for t in temperatures], device=device), drawn, tokens)
     chosen = logprobs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    if not torch.isfinite(chosen).all():
+        raise FloatingPointError("the model's logits are not finite: training has diverged; lower the learning rate")
     return tokens.tolist(), chosen.tolist()

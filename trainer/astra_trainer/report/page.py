@@ -13,9 +13,9 @@ import jinja2
 
 from astra_trainer.report.plots import PLOTS, Plot, png
 from astra_trainer.report.reading import choose, question, turns
-from astra_trainer.report.run_record import CONTAINMENT, RunRecord, Trained, read_run, series
+from astra_trainer.report.run_record import RunRecord, Trained, read_run, series
 from astra_trainer.report.wording import STAGE_NAMES, duration, figure, shortened, visible
-from astra_trainer.run_directory import Stage
+from astra_trainer.run_directory import CONTAINMENT, Stage
 
 _PLOTS = "plots"
 _ENDED = {"answered": "answered", "max_turns": "stopped at the last turn allowed", "max_tokens": "cut: out of tokens"}

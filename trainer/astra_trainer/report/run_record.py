@@ -17,7 +17,6 @@ from astra_api.yaml_documents import documents
 from astra_trainer.run_directory import Stage
 
 STAGES: tuple[Stage, ...] = ("base", "sft", "rl")
-CONTAINMENT = "astra.farm/containment"  # annotation of run.yaml: how the sandboxes were contained
 _NAME_AT = len('{"environment":')  # a trajectory's first field is its environment's name
 
 Line = Mapping[str, Any]
