@@ -123,7 +123,9 @@ def train_tokenizer(documents: Sequence[Sequence[str]], vocabulary: int) -> PreT
 def _pieces(documents: Sequence[Sequence[str]]) -> str:
     """The pattern of what no merge may cross: shared words, pieces of other words, digits, punctuation."""
     counts = Counter(word for texts in documents for word in {word for text in texts for word in _WORD.findall(text)})
-    shared = sorted(word for word, count in counts.items() if count >= max(2, _SHARED * len(documents)))
+    shared = sorted(
+        word for word, count in counts.items() if count >= max(min(2, len(documents)), _SHARED * len(documents))
+    )
     words = "|".join(map(re.escape, sorted(shared, key=len, reverse=True)))
     whole = rf" ?(?<![\p{{L}}\p{{M}}_])(?:{words})(?![\p{{L}}\p{{M}}_])|" if words else ""
     return whole + r"[\p{L}\p{M}_]{1,3}|\p{N}| ?[^\s\p{L}\p{M}\p{N}_]+|\s"

@@ -7,9 +7,19 @@ from pathlib import Path
 import pytest
 
 from astra_api.records import Reward, Trajectory
+from astra_trainer.copying import CopyingPractice
 from astra_trainer.tiny import TinyModel
 
-SHAPE = TinyModel(vocabulary=320, hidden=32, intermediate=64, layers=2, heads=4, key_value_heads=2, context=256)
+SHAPE = TinyModel(
+    vocabulary=320,
+    hidden=32,
+    intermediate=64,
+    layers=2,
+    heads=4,
+    key_value_heads=2,
+    context=256,
+    practice=CopyingPractice(steps=0),
+)
 MakeTrajectory = Callable[..., Trajectory]
 
 
