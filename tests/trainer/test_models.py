@@ -13,21 +13,24 @@ from astra_api.errors import BadInput
 from astra_api.records import Message, ToolCall, ToolSpec
 from astra_api.training_run import GgufModel, Model
 from astra_trainer.chat import ChatFormat
+from astra_trainer.copying import CopyingPractice
 from astra_trainer.models import gguf_file, load_policy, load_tokenizer, prepare_model
 from astra_trainer.tiny import TinyModel
 
 MakeEnvironment = Callable[..., Environment]
+SHORT = CopyingPractice(steps=2)
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory, make_environment: MakeEnvironment) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "model"
-    return prepare_model(Model(preset="tiny"), folder, [make_environment()], seed=0)
+    TinyModel(practice=CopyingPractice(steps=0)).build([make_environment()], 0, folder)
+    return folder
 
 
-def test_the_preset_has_about_a_million_parameters_and_no_unused_token(tiny: Path) -> None:
+def test_the_preset_has_about_half_a_million_parameters_and_no_unused_token(tiny: Path) -> None:
     model, tokenizer = load_policy(tiny, "cpu"), load_tokenizer(tiny)
-    assert 0.5e6 < sum(parameter.numel() for parameter in model.parameters()) < 1.2e6
+    assert 0.4e6 < sum(parameter.numel() for parameter in model.parameters()) < 0.6e6
     assert model.config.vocab_size == len(tokenizer)
     for marker in ("<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"):
         assert len(tokenizer.encode(marker)) == 1
@@ -36,7 +39,7 @@ def test_the_preset_has_about_a_million_parameters_and_no_unused_token(tiny: Pat
 
 
 def test_the_preset_is_a_function_of_environments_and_seed(tmp_path: Path, make_environment: MakeEnvironment) -> None:
-    shape = TinyModel(hidden=32, intermediate=32, layers=1)
+    shape = TinyModel(hidden=32, intermediate=32, layers=1, practice=SHORT)
     several = [make_environment(question=f"How many people live in {city}?") for city in ("Paris", "Rome", "Oslo")]
     for name, environments, seed in (("a", several, 0), ("b", several[::-1], 0), ("c", several, 1)):
         shape.build(environments, seed, tmp_path / name)
@@ -47,7 +50,8 @@ def test_the_preset_is_a_function_of_environments_and_seed(tmp_path: Path, make_
 
 
 def test_the_tokenizer_has_seen_the_given_environments_only(tmp_path: Path, make_environment: MakeEnvironment) -> None:
-    TinyModel(hidden=32, intermediate=32, layers=1).build([make_environment()], 0, tmp_path / "m")
+    given = [make_environment(question=f"How many people live in {city}?") for city in ("Paris", "Rome")]
+    TinyModel(hidden=32, intermediate=32, layers=1, practice=SHORT).build(given, 0, tmp_path / "m")
     tokenizer = load_tokenizer(tmp_path / "m")
     assert len(tokenizer.encode("city_population")) == 1
     assert len(tokenizer.encode("zebra_crossings")) > 5
