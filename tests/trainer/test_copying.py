@@ -1,5 +1,6 @@
 """Copying practice: what it asks for can be known, it is a function of its seed, and it teaches copying."""
 
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -43,7 +44,7 @@ def test_what_is_asked_stood_after_the_same_token_before(practice: CopyingPracti
     width = practice.length // (2 * practice.chunks)
     assert known.sum(dim=1).tolist() == [practice.chunks * (width - 1)] * practice.batch
     for row, asked in zip(tokens.tolist(), known.tolist(), strict=True):
-        pairs = list(zip(row, row[1:], strict=False))
+        pairs = list(pairwise(row))
         for place in range(1, practice.length):
             if asked[place]:
                 assert (row[place - 1], row[place]) in pairs[: place - 1]
