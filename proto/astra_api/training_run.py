@@ -1,6 +1,6 @@
 """TrainingRun: SFT, then RL, then evaluation. One file for a laptop and for a cluster."""
 
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,7 @@ from astra_api.resource import (
 from astra_api.rewards import RewardKind
 
 Benchmark = Literal["holdout", "bfcl-multi-turn"]
+_HOLDOUT: Benchmark = "holdout"
 Count = Annotated[Integer, Field(ge=1)]
 
 
@@ -174,7 +175,7 @@ class Checkpoint(Resource):
 
 
 class Evaluation(Resource):
-    benchmarks: list[Benchmark] = Field(default_factory=lambda: [cast(Benchmark, "holdout")])
+    benchmarks: list[Benchmark] = Field(default_factory=lambda: [_HOLDOUT])
     samples: Count = 1  # rollouts an environment
     temperature: Annotated[float, Field(ge=0.0)] = 0.6  # as the published function-calling protocols sample
 
