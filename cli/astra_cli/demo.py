@@ -11,6 +11,7 @@ from astra_api.errors import BadInput
 from astra_api.manifests import load_manifests
 from astra_api.synthesis_run import SynthesisRun
 from astra_api.training_run import TrainingRun
+from astra_cli.output_folder import output_folder
 
 if TYPE_CHECKING:
     from astra_trainer.progress import Bars
@@ -23,6 +24,10 @@ def demo(
         "runs/demo"
     ),
     seed: Annotated[int, typer.Option(min=0, help="Seeds everything random.")] = 0,
+    file: Annotated[
+        Path,
+        typer.Option("-f", "--file", help="SynthesisRuns and a TrainingRun to do instead.", show_default=False),
+    ] = MANIFESTS,
 ) -> int:
     """Make environments from public data, train a small model in them on this machine, and write a report with plots.
 
@@ -34,34 +39,44 @@ def demo(
         from astra_trainer.report import write_report
     except ImportError as error:
         raise BadInput(f"astra demo needs {error.name}; install astra-farm[all]") from None
-    syntheses, training = seeded_runs(seed)
+    syntheses, training = seeded_runs(seed, file)
+    output_folder(out)
     with Bars() as bars:
-        checkpoint = interruptible(_demo(syntheses, training, out, bars))
+        checkpoint = interruptible(_demo(syntheses, training, file.parent, out, bars))
     print(f"checkpoint: {checkpoint}")
     print(f"report: {write_report(out)}")
     return 0
 
 
-def seeded_runs(seed: int) -> tuple[list[SynthesisRun], TrainingRun]:
-    """The demo's manifests, under a seed."""
-    syntheses, trainings = [], []
-    for manifest in load_manifests([MANIFESTS]):
+def seeded_runs(seed: int, file: Path = MANIFESTS) -> tuple[list[SynthesisRun], TrainingRun]:
+    """What a demo does, under a seed: its SynthesisRuns in order, then its TrainingRun. Raises BadInput."""
+    syntheses: list[SynthesisRun] = []
+    trainings: list[TrainingRun] = []
+    for manifest in load_manifests([file]):
         resource = manifest.resource
         if isinstance(resource, SynthesisRun):
             syntheses.append(resource.model_copy(update={"spec": resource.spec.model_copy(update={"seed": seed})}))
         elif isinstance(resource, TrainingRun):
             trainings.append(resource.model_copy(update={"spec": resource.spec.model_copy(update={"seed": seed})}))
+    if not syntheses or len(trainings) != 1:
+        found = f"{len(syntheses)} documents of kind SynthesisRun and {len(trainings)} of kind TrainingRun"
+        raise BadInput(f"{file}: {found}; give at least one SynthesisRun and exactly one TrainingRun")
+    names = [run.metadata.name for run in syntheses]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise BadInput(f"{file}: metadata.name: {', '.join(sorted(twice))}: names of SynthesisRuns must differ")
     return syntheses, trainings[0]
 
 
-async def _demo(syntheses: list[SynthesisRun], training: TrainingRun, out: Path, bars: "Bars") -> Path:
+async def _demo(syntheses: list[SynthesisRun], training: TrainingRun, folder: Path, out: Path, bars: "Bars") -> Path:
+    """Does it all in `out`; paths of tables are relative to `folder`. Returns the last checkpoint."""
+    from astra_sandbox.interface import Isolation
     from astra_sandbox.launching import launch_local
     from astra_synth.run import open_run, synthesize
     from astra_trainer.pipeline import train
 
-    made = out / "environments"
     pool = training.spec.sandboxes
-    async with launch_local(pool.replicas, capacity=pool.sessions_per_pod) as sandbox:
+    minimum = Isolation[pool.minimum_isolation.upper()]
+    async with launch_local(pool.replicas, minimum, capacity=pool.sessions_per_pod) as sandbox:
         bars.note(sandbox.containment)
         for run in syntheses:
             bars.stage(run.metadata.name, 0, run.spec.count)
@@ -69,9 +84,14 @@ async def _demo(syntheses: list[SynthesisRun], training: TrainingRun, out: Path,
             def show(produced: int, rejected: int, name: str = run.metadata.name) -> None:
                 bars.advance(name, produced, f"verified environments; {rejected} rejects")
 
-            status = await synthesize(run, open_run(run, out), sandbox, made / run.metadata.name, show)
-            bars.advance(run.metadata.name, status.produced, f"verified environments; {status.rejected} rejects")
+            made = out / "environments" / run.metadata.name
+            status = await synthesize(run, open_run(run, folder), sandbox, made, show)
+            show(status.produced, status.rejected)
+            if status.produced < run.spec.count:
+                problem = f"{run.metadata.name}: spec.count: {status.produced} of {run.spec.count} could be made"
+                raise BadInput(f"{problem}; lower it, or see {made}/rejects.jsonl")
+        written = [out / "environments" / run.metadata.name / "environments" for run in syntheses]
         environments = [
-            manifest.resource for manifest in load_manifests([made]) if isinstance(manifest.resource, Environment)
+            manifest.resource for manifest in load_manifests(written) if isinstance(manifest.resource, Environment)
         ]
         return await train(training, environments, out, sandbox=sandbox, progress=bars)

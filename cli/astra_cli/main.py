@@ -21,9 +21,9 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command("demo", epilog="Example:\n\n  astra demo --out runs/demo --seed 0")(demo.demo)
-app.command("train", epilog="Example:\n\n  astra train -f examples/train-tiny.yaml -f runs/small --out runs/tiny")(
-    train.train
-)
+app.command(
+    "train", epilog="Example:\n\n  astra train -f examples/train-tiny.yaml -f runs/small/environments --out runs/tiny"
+)(train.train)
 app.command("synth", epilog="Example:\n\n  astra synth -f examples/synthesis/geography.yaml --out runs/geography")(
     synth.synth
 )
@@ -37,14 +37,20 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Runs one command; the exit code. The only place where errors end: bad input prints without a traceback."""
+    code = _run(arguments)
+    if code == 130:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     command = typer.main.get_command(app)
     try:
         result = command.main(args=arguments, prog_name="astra", standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        return result if isinstance(result, int) else 0  # typer makes 130 of an interrupt
     except typer.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     except typer.TyperException as error:  # bad usage: the error knows how to show itself and its command's help
         cast(Any, error).show()

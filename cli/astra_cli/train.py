@@ -1,6 +1,5 @@
 """`astra train`: runs a TrainingRun on this machine."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ from astra_api.environment import Environment
 from astra_api.errors import BadInput
 from astra_api.manifests import load_manifests
 from astra_api.training_run import TrainingRun
+from astra_cli.output_folder import output_folder
 
 
 def train(
@@ -32,6 +32,7 @@ def train(
         from astra_trainer.report import write_report
     except ImportError as error:
         raise BadInput(f"astra train needs {error.name}; install astra-farm[sandbox,trainer]") from None
+    output_folder(out)
     with Bars() as bars:
         checkpoint = train_here(training_run, environments, out, bars)
     print(f"checkpoint: {checkpoint}")
@@ -41,15 +42,23 @@ def train(
 
 def load_run(paths: Sequence[Path]) -> tuple[TrainingRun, list[Environment]]:
     """The one TrainingRun and all Environments at the paths. Raises BadInput."""
-    manifests = load_manifests(paths)
-    runs = [manifest.resource for manifest in manifests if isinstance(manifest.resource, TrainingRun)]
-    environments = [manifest.resource for manifest in manifests if isinstance(manifest.resource, Environment)]
+    runs: list[TrainingRun] = []
+    environments: list[Environment] = []
+    files: dict[tuple[str | None, str], Path] = {}
+    for manifest in load_manifests(paths):
+        resource = manifest.resource
+        if isinstance(resource, TrainingRun):
+            runs.append(resource)
+        elif isinstance(resource, Environment):
+            key = (resource.metadata.namespace, resource.name)
+            if key in files:
+                where = f"{manifest.file}: document {manifest.document}: metadata.name"
+                raise BadInput(f"{where}: {resource.name} stands in {files[key]} already; names must differ")
+            files[key] = manifest.file
+            environments.append(resource)
     places = ", ".join(map(str, paths))
     if len(runs) != 1:
         raise BadInput(f"{places}: {len(runs)} documents of kind TrainingRun; give files that hold exactly one")
     if not environments:
         raise BadInput(f"{places}: no document of kind Environment; add their file or folder with another -f")
-    counts = Counter((environment.metadata.namespace, environment.name) for environment in environments)
-    if twice := sorted(name for (_, name), count in counts.items() if count > 1):
-        raise BadInput(f"metadata.name: {', '.join(twice[:5])}: used by more than one Environment; names must differ")
     return runs[0], environments

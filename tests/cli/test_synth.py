@@ -1,18 +1,14 @@
 """`astra synth` as a person runs it: exit codes, messages, and what it leaves behind."""
 
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from astra_cli.main import run
 
 RUN = """\
 apiVersion: astra.farm/v1alpha1
@@ -26,29 +22,7 @@ spec:
     hops: {min: 1, max: 2}
 """
 Astra = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def astra(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Astra:
-    """Runs a command here; exit code, standard output, standard error."""
-    monkeypatch.setenv("ASTRA_ISOLATION", "process")
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        code = run([str(argument) for argument in arguments])
-        return code, *capfd.readouterr()
-
-    return call
-
-
-def start(*arguments: object) -> "subprocess.Popen[str]":
-    """The command as a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-c", "from astra_cli.main import main; main()", *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "ASTRA_ISOLATION": "process"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+Start = Callable[..., "subprocess.Popen[str]"]
 
 
 def wait_for_a_toolset(process: "subprocess.Popen[str]", out: Path) -> None:
@@ -103,7 +77,7 @@ def test_bad_input_exits_with_2_and_says_why(name: str, astra: Astra, tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
-def test_an_interrupt_exits_with_130_and_the_run_goes_on(astra: Astra, tmp_path: Path) -> None:
+def test_an_interrupt_exits_with_130_and_the_run_goes_on(astra: Astra, start: Start, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(RUN.replace("count: 4", "count: 60"))
     process = start("synth", "-f", tmp_path / "run.yaml", "--out", tmp_path / "out")
     wait_for_a_toolset(process, tmp_path / "out")
@@ -117,7 +91,7 @@ def test_an_interrupt_exits_with_130_and_the_run_goes_on(astra: Astra, tmp_path:
     assert {name: (tmp_path / "out/environments" / name).stat().st_mtime_ns for name in kept} == kept
 
 
-def test_a_killed_run_goes_on(astra: Astra, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on(astra: Astra, start: Start, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(RUN.replace("count: 4", "count: 40"))
     process = start("synth", "-f", tmp_path / "run.yaml", "--out", tmp_path / "out")
     wait_for_a_toolset(process, tmp_path / "out")
