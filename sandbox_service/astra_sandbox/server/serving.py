@@ -22,6 +22,9 @@ from astra_sandbox.server.zygotes import Nursery, Zygote
 from astra_sandbox.wire import CHANNEL_OPTIONS
 
 _NAME = pb.DESCRIPTOR.services_by_name["SandboxService"].full_name
+_PINGS = [  # a client that trains for minutes keeps its idle stream alive; by default five minutes must lie between
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+]
 READY = "astra_sandbox: serving on"  # printed with the address once calls are answered
 
 
@@ -58,7 +61,7 @@ async def _serve(nursery: Nursery, zygote: Zygote, settings: Settings, orphaned:
     except (LoadRejectedError, WorkerLostError) as error:
         print(f"astra_sandbox: the probe of the sandbox failed: {error}", file=sys.stderr)
         return 1
-    server = grpc.aio.server(options=[*CHANNEL_OPTIONS, ("grpc.so_reuseport", 0)])
+    server = grpc.aio.server(options=[*CHANNEL_OPTIONS, *_PINGS, ("grpc.so_reuseport", 0)])
     stubs.add_SandboxServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     healthiness = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthiness, server)
