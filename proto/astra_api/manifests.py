@@ -5,6 +5,7 @@ what it could not, each naming its file, document, field and the fix.
 """
 
 import difflib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,10 +77,24 @@ def read_manifests(paths: Iterable[Path]) -> Iterator[Manifest | ManifestError]:
 def _files(path: Path) -> list[Path | ManifestError]:
     if not path.is_dir():
         return [path]
-    files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
+    files = sorted(
+        file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file() and not _is_other_json(file)
+    )
     if not files:
         return [ManifestError(path, None, "", f"the folder holds no manifest ({', '.join(SUFFIXES)})")]
     return list(files)
+
+
+def _is_other_json(file: Path) -> bool:
+    """Whether a file of a folder is JSON but no Kubernetes object: the bookkeeping of a run, say. What cannot be parsed
+    is not passed over: it may be a broken manifest."""
+    if file.suffix != ".json":
+        return False
+    try:
+        value = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return not (isinstance(value, dict) and ("kind" in value or "apiVersion" in value))
 
 
 def _read_file(file: Path, config_maps: dict[str, Mapping[str, Any]]) -> Iterator[Manifest | ManifestError]:

@@ -122,11 +122,18 @@ def test_a_folder_is_read_in_order_and_other_files_are_not(tmp_path: Path) -> No
     (tmp_path / "sub/b.yml").write_text(yaml.safe_dump(RUN))
     (tmp_path / "a.yaml").write_text(yaml.safe_dump_all([ENVIRONMENT, SYNTHESIS]))
     (tmp_path / "notes.txt").write_text("not a manifest")
+    (tmp_path / "bookkeeping.json").write_text('{"produced": 3}')
     assert [manifest.resource.kind for manifest in load_manifests([tmp_path])] == [
         "Environment",
         "SynthesisRun",
         "TrainingRun",
     ]
+
+
+def test_broken_json_in_a_folder_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "broken.json").write_text('{"kind": "Environment",')
+    with pytest.raises(ManifestError, match=r"broken.json"):
+        load_manifests([tmp_path])
 
 
 def test_lists_as_kubectl_get_prints_them(tmp_path: Path) -> None:

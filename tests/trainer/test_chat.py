@@ -135,7 +135,7 @@ def test_arguments_of_a_demonstration_must_be_an_object(chat: ChatFormat) -> Non
 
 def test_the_tiny_preset_has_a_marker_for_each_token_that_matters() -> None:
     """Its call markers are special tokens, and still do not end a turn."""
-    tokenizer = train_tokenizer(iter(["How many people live in Paris? city_population 2148000"] * 5), 300)
+    tokenizer = train_tokenizer([["How many people live in Paris? city_population 2148000"]] * 5, 300)
     chat = ChatFormat(tokenizer)
     assert {chat.text([token]) for token in chat.stop_ids} == {"<|im_end|>"}
     assert chat.parse(chat.assistant_turn("", CALLS))[1] == CALLS

@@ -130,11 +130,13 @@ async def test_generated_tokens_are_never_encoded_again(
     rolled: Any, chat: ChatFormat, episode: Episode, seed: int, budget: int, turns: int
 ) -> None:
     """Whatever ids a policy samples, canonical or not, they stand in the trajectory as sampled: where the mask is 1
-    stands exactly what was generated, every context is a prefix of the trajectory, and nothing else was added."""
+    stand exactly the turns that were generated to their end, every context is a prefix of the trajectory, and nothing
+    else was added."""
     monkey = Monkey(chat, seed)
     trajectory = await rolled(monkey, RolloutSettings(max_turns=turns, max_response_tokens=budget))
     tokens = list(trajectory.tokens)
-    assert [token for token, bit in zip(tokens, trajectory.mask, strict=True) if bit] == list(chain(*monkey.generated))
+    whole = [turn for turn in monkey.generated if turn[-1] in chat.stop_ids]
+    assert [token for token, bit in zip(tokens, trajectory.mask, strict=True) if bit] == list(chain(*whole))
     for context, generated in zip(monkey.contexts, monkey.generated, strict=True):
         assert tokens[: len(context)] == context
         assert tokens[len(context) : len(context) + len(generated)] == generated
