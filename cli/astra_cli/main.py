@@ -21,9 +21,9 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command("demo", epilog="Example:\n\n  astra demo --out runs/demo --seed 0")(demo.demo)
-app.command(
-    "train", epilog="Example:\n\n  astra train -f examples/train-tiny.yaml -f runs/small/environments --out runs/tiny"
-)(train.train)
+app.command("train", epilog="Example:\n\n  astra train -f examples/train-tiny.yaml -f runs/small --out runs/tiny")(
+    train.train
+)
 app.command("synth", epilog="Example:\n\n  astra synth -f examples/synthesis/geography.yaml --out runs/geography")(
     synth.synth
 )
