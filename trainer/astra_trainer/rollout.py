@@ -225,8 +225,8 @@ async def run_rollout(
     All calls of a turn run in listed order. Ends when a turn calls no tool (`answered`), after the calls of the last
     allowed turn (`max_turns`), or when a turn was cut or the responses do not fit (`max_tokens`). A cut turn has no
     consequence, so it is not trained on: its calls are not run, and its mask is 0. Otherwise a policy that repeats
-    itself to the limit after its last call would be rewarded for each repetition. `prompt` saves rendering `episode_prompt` again for each rollout of a
-    group.
+    itself to the limit after its last call would be rewarded for each repetition. `prompt` saves rendering
+    `episode_prompt` again for each rollout of a group.
     Raises PromptTooLong, and SandboxError for what must not be scored.
     """
     transcript = Transcript(chat, episode, episode_prompt(episode, chat, settings) if prompt is None else prompt)
