@@ -3,6 +3,7 @@
 Exit codes everywhere: 0 done, 1 ran and failed (or rejected something), 2 bad input or usage, 130 interrupted.
 """
 
+import os
 import sys
 from typing import Any, cast
 
@@ -44,6 +45,8 @@ def run(arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    # gRPC, loaded later, tells of every connection that a stopping sandbox closes
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     command = typer.main.get_command(app)
     try:
         result = command.main(args=arguments, prog_name="astra", standalone_mode=False)

@@ -6,8 +6,3 @@ astra_sandbox.fake         FakeSandbox: the same behaviour in memory, for tests
 astra_sandbox.launching    launch_local: servers on this machine, in the strongest containment it offers
 python -m astra_sandbox    the server
 """
-
-import os
-
-# gRPC tells of every connection that a stopping server closes, on standard error; it reads this when it is imported.
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
