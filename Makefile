@@ -5,10 +5,11 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 BIN := .venv/bin
 PIP_FLAGS := --disable-pip-version-check --no-input --quiet
 STUBS := proto/astra_api/sandbox/v1
+ASTRA_CLUSTER_KIT ?= ../shared/cluster
 OUT ?= runs/demo
 SEED ?= 0
 
-.PHONY: help init demo test lint types contracts proto models bench clean
+.PHONY: help init demo test test-cluster lint types contracts proto models bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 22
@@ -36,7 +37,11 @@ demo: init ## the quick start: environments, SFT, RL, evaluation, report (OUT=ru
 	@$(BIN)/astra demo --out $(OUT) --seed $(SEED)
 
 test: init models ## every test that needs neither a cluster nor vLLM
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --ignore tests/cluster $(ARGS)
+
+test-cluster: init ## tests on Kubernetes: KUBECONFIG, KUBEBUILDER_ASSETS, or the cluster kit (ASTRA_CLUSTER_KIT)
+	@if [ -z "$$KUBECONFIG$$KUBEBUILDER_ASSETS" ] && [ -x $(ASTRA_CLUSTER_KIT)/setup.sh ]; then $(ASTRA_CLUSTER_KIT)/setup.sh; fi
+	@ASTRA_CLUSTER_KIT=$(abspath $(ASTRA_CLUSTER_KIT)) $(BIN)/python -m pytest tests/cluster tests/helm $(ARGS)
 
 lint: init ## style, formatting
 	@$(BIN)/ruff check .

@@ -1,0 +1,48 @@
+"""The clusters that the other tests stand on are what they say."""
+
+import socket
+import time
+
+from clusters import Cluster, Node
+
+
+def test_the_api_server_collects_garbage(api_server: Cluster) -> None:
+    with api_server.namespace() as namespace:
+        owner = _config_map("owner", namespace)
+        api_server.apply(owner)
+        uid = api_server.get("configmap", "owner", "-n", namespace)["metadata"]["uid"]
+        owned = _config_map("owned", namespace)
+        reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": uid}
+        owned["metadata"]["ownerReferences"] = [reference]
+        api_server.apply(owned)
+        api_server.kubectl("delete", "configmap", "owner", "-n", namespace)
+        deadline = time.monotonic() + 60
+        while any(
+            item["metadata"]["name"] == "owned" for item in api_server.get("configmap", "-n", namespace)["items"]
+        ):
+            assert time.monotonic() < deadline, "the owned object outlived its owner"
+            time.sleep(0.5)
+
+
+def test_a_gvisor_pod_runs_and_can_be_reached(node: Node) -> None:
+    with node.namespace() as namespace:
+        server = "httpd -f -p 8000 -h /etc"
+        container = {"name": "main", "image": "docker.io/library/bb:local", "command": ["sh", "-c", server]}
+        node.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": "probe", "namespace": namespace},
+                "spec": {"runtimeClassName": "gvisor", "containers": [container | {"imagePullPolicy": "Never"}]},
+            }
+        )
+        node.kubectl("wait", "--for=condition=Ready", "pod/probe", "-n", namespace, "--timeout=100s")
+        assert "Starting gVisor" in node.kubectl("exec", "probe", "-n", namespace, "--", "dmesg")
+        address = node.get("pod", "probe", "-n", namespace)["status"]["podIP"]
+        with socket.create_connection(("127.0.0.1", node.forward(address, 8000)), timeout=10) as connection:
+            connection.sendall(b"GET /passwd HTTP/1.0\r\n\r\n")
+            assert connection.recv(4096).startswith(b"HTTP/1.0 200")
+
+
+def _config_map(name: str, namespace: str) -> dict:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace}}
