@@ -74,6 +74,14 @@ def read_manifests(paths: Iterable[Path]) -> Iterator[Manifest | ManifestError]:
         yield _resolve(item, config_maps) if isinstance(item, Manifest) else item
 
 
+def check(model: type[AnyResource], value: dict[str, Any]) -> AnyResource | list[tuple[str, str]]:
+    """The resource that an object describes, or (field, message) of all that is wrong with it."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        return [_explain(model, value, details) for details in error.errors(include_url=False)]
+
+
 def _files(path: Path) -> list[Path | ManifestError]:
     if not path.is_dir():
         return [path]
@@ -158,16 +166,16 @@ def _validate(file: Path, number: int, prefix: str, value: dict[str, Any]) -> It
             file, number, prefix + "kind", f"{_described(kind)} is none of {', '.join(KINDS)}{_nearest(kind, KINDS)}"
         )
     else:
-        try:
-            yield Manifest(file, number, KINDS[kind].model_validate(value))
-        except ValidationError as error:
-            for details in error.errors(include_url=False):
-                yield ManifestError(file, number, *_explain(prefix, KINDS[kind], value, details))
+        found = check(KINDS[kind], value)
+        if isinstance(found, list):
+            yield from (ManifestError(file, number, prefix + field, message) for field, message in found)
+        else:
+            yield Manifest(file, number, found)
 
 
-def _explain(prefix: str, model: type[BaseModel], value: Any, details: ErrorDetails) -> tuple[str, str]:
+def _explain(model: type[BaseModel], value: Any, details: ErrorDetails) -> tuple[str, str]:
     """The path and the message of one validation error."""
-    path = prefix
+    path = ""
     current: Any = value
     for position, key in enumerate(details["loc"]):
         last = position == len(details["loc"]) - 1

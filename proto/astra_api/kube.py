@@ -1,0 +1,204 @@
+"""The Kubernetes API as the farm's processes use it: plain objects over the official client (extra `[kube]`).
+
+The client is imported when a connection is made; everything else of `astra_api` works without it. A call blocks its
+thread, for 30 seconds at most.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote, urlencode
+
+from astra_api.resource import API_VERSION
+
+Object = dict[str, Any]
+_TIMEOUT = (5.0, 30.0)  # seconds: to connect, to answer
+_PAGE = 250  # objects in one answer to a list
+_OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_CONNECTIONS = 32
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A namespaced kind and its path in the API."""
+
+    api_version: str
+    kind: str
+    plural: str
+
+    def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
+        """The path of one object, of all in a namespace, or (without a namespace) of all there are."""
+        root = f"/api/{self.api_version}" if "/" not in self.api_version else f"/apis/{self.api_version}"
+        parts = [root, *(["namespaces", quote(namespace)] if namespace else []), self.plural]
+        return "/".join([*parts, *(quote(part) for part in (name, subresource) if part)])
+
+
+ENVIRONMENT = Kind(API_VERSION, "Environment", "environments")
+SYNTHESIS_RUN = Kind(API_VERSION, "SynthesisRun", "synthesisruns")
+TRAINING_RUN = Kind(API_VERSION, "TrainingRun", "trainingruns")
+CONFIG_MAP = Kind("v1", "ConfigMap", "configmaps")
+EVENT = Kind("v1", "Event", "events")
+LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases")
+POD = Kind("v1", "Pod", "pods")
+SECRET = Kind("v1", "Secret", "secrets")
+
+
+class KubeError(Exception):
+    """The API refused, or could not be reached (`status` 0)."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+    @property
+    def missing(self) -> bool:
+        return self.status == 404
+
+    @property
+    def conflict(self) -> bool:
+        """It exists already, or is another object than was meant."""
+        return self.status == 409
+
+    @property
+    def passing(self) -> bool:
+        """Whether the same request may succeed later."""
+        return self.status in (0, 409, 429) or self.status >= 500
+
+
+class Kube:
+    """A connection to an API server. May be used from several threads."""
+
+    def __init__(self, api_client: Any) -> None:
+        self._client = api_client
+
+    @classmethod
+    def connect(cls) -> "Kube":
+        """As the pod's service account; outside a cluster as `KUBECONFIG` says. Raises KubeError."""
+        from kubernetes import client, config
+
+        configuration = client.Configuration()
+        try:
+            if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
+                config.load_incluster_config(client_configuration=configuration)
+            else:
+                config.load_kube_config(client_configuration=configuration)
+        except config.ConfigException as error:
+            raise KubeError(0, f"no way to a Kubernetes API: {error}") from None
+        configuration.connection_pool_maxsize = _CONNECTIONS
+        return cls(client.ApiClient(configuration))
+
+    def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
+        """One object; None if there is none. Raises KubeError, as all these do."""
+        try:
+            return self._call("GET", kind.path(namespace, name))
+        except KubeError as error:
+            if error.missing:
+                return None
+            raise
+
+    def list(self, kind: Kind, namespace: str | None, labels: str = "", fields: str = "") -> Iterator[Object]:
+        """The objects that match a label selector (and a field selector), a page at a time."""
+        query = {"limit": str(_PAGE), "labelSelector": labels, "fieldSelector": fields}
+        while True:
+            page = self._call("GET", kind.path(namespace), {key: value for key, value in query.items() if value})
+            for item in page.get("items") or []:
+                yield {"apiVersion": kind.api_version, "kind": kind.kind, **item}
+            query["continue"] = page["metadata"].get("continue") or ""
+            if not query["continue"]:
+                return
+
+    def create(self, kind: Kind, namespace: str, body: Mapping[str, Any]) -> Object:
+        """Creates an object; a KubeError with `conflict` if one of its name exists."""
+        return self._call("POST", kind.path(namespace), body=body)
+
+    def replace(self, kind: Kind, namespace: str, name: str, body: Mapping[str, Any]) -> Object:
+        """Replaces an object; a KubeError with `conflict` if it is not of the resourceVersion in `body` any more."""
+        return self._call("PUT", kind.path(namespace, name), body=body)
+
+    def apply(self, kind: Kind, namespace: str, name: str, body: Mapping[str, Any], manager: str) -> Object:
+        """Server-side apply; what other managers set in the same fields gives way."""
+        query = {"fieldManager": manager, "force": "true"}
+        return self._call("PATCH", kind.path(namespace, name), query, body, "application/apply-patch+yaml")
+
+    def patch_status(
+        self, kind: Kind, namespace: str, name: str, status: Mapping[str, Any], *, uid: str | None = None
+    ) -> Object:
+        """Merges into an object's status. With `uid`, only if the object is that one (else `conflict`)."""
+        body: Object = {"status": status}
+        if uid is not None:
+            body["metadata"] = {"uid": uid}
+        return self._call("PATCH", kind.path(namespace, name, "status"), None, body, "application/merge-patch+json")
+
+    def delete(
+        self,
+        kind: Kind,
+        namespace: str,
+        name: str,
+        *,
+        uid: str | None = None,
+        propagation: Literal["Background", "Foreground"] = "Background",
+    ) -> None:
+        """Deletes an object; nothing if it is gone, or not that one, already."""
+        body: Object = {"propagationPolicy": propagation}
+        if uid is not None:
+            body["preconditions"] = {"uid": uid}
+        try:
+            self._call("DELETE", kind.path(namespace, name), body=body)
+        except KubeError as error:
+            if not error.missing and not (uid is not None and error.conflict):
+                raise
+
+    def offers(self, api_version: str) -> bool:
+        """Whether the server serves a group and version, such as policy/v1."""
+        try:
+            self._call("GET", f"/apis/{api_version}")
+        except KubeError as error:
+            if error.missing:
+                return False
+            raise
+        return True
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+    ) -> Object:
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        headers = {"Accept": "application/json", "Content-Type": content_type}
+        self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        url = self._client.configuration.host + path + (f"?{urlencode(query)}" if query else "")
+        try:
+            response = self._client.call_api(method, url, headers, body, _request_timeout=_TIMEOUT)
+            data = response.read()
+        except ApiException as error:
+            raise KubeError(error.status or 0, _message(error.body) or str(error.reason)) from None
+        except (HTTPError, OSError) as error:
+            raise KubeError(0, f"{method} {path}: {error}") from None
+        if response.status >= 400:
+            raise KubeError(response.status, _message(data) or f"{method} {path}: status {response.status}")
+        parsed: Object = json.loads(data) if data else {}
+        return parsed
+
+
+def own_namespace() -> str | None:
+    """The namespace of the pod that this process runs in; None outside a cluster."""
+    try:
+        return _OWN_NAMESPACE.read_text().strip()
+    except OSError:
+        return None
+
+
+def _message(body: Any) -> str:
+    """The message of a `Status` object."""
+    try:
+        return str(json.loads(body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return ""
