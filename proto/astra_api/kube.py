@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from urllib.parse import quote, urlencode
 
 from astra_api.resource import API_VERSION
@@ -79,12 +79,13 @@ class Kube:
         """As the pod's service account; outside a cluster as `KUBECONFIG` says. Raises KubeError."""
         from kubernetes import client, config
 
+        load_own, load_file = cast(Any, config.load_incluster_config), cast(Any, config.load_kube_config)
         configuration = client.Configuration()
         try:
             if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
-                config.load_incluster_config(client_configuration=configuration)
+                load_own(client_configuration=configuration)
             else:
-                config.load_kube_config(client_configuration=configuration)
+                load_file(client_configuration=configuration)
         except config.ConfigException as error:
             raise KubeError(0, f"no way to a Kubernetes API: {error}") from None
         configuration.connection_pool_maxsize = _CONNECTIONS
@@ -122,6 +123,11 @@ class Kube:
         """Server-side apply; what other managers set in the same fields gives way."""
         query = {"fieldManager": manager, "force": "true"}
         return self._call("PATCH", kind.path(namespace, name), query, body, "application/apply-patch+yaml")
+
+    def annotate(self, kind: Kind, namespace: str, name: str, annotations: Mapping[str, str]) -> Object:
+        """Sets annotations of an object."""
+        body = {"metadata": {"annotations": dict(annotations)}}
+        return self._call("PATCH", kind.path(namespace, name), None, body, "application/merge-patch+json")
 
     def patch_status(
         self, kind: Kind, namespace: str, name: str, status: Mapping[str, Any], *, uid: str | None = None

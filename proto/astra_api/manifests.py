@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -22,6 +22,7 @@ from astra_api.training_run import TrainingRun
 from astra_api.yaml_documents import Document, YamlError, documents
 
 AnyResource = Environment | SynthesisRun | TrainingRun
+Resource = TypeVar("Resource", bound=BaseModel)
 KINDS: dict[str, type[AnyResource]] = {
     "Environment": Environment,
     "SynthesisRun": SynthesisRun,
@@ -74,7 +75,7 @@ def read_manifests(paths: Iterable[Path]) -> Iterator[Manifest | ManifestError]:
         yield _resolve(item, config_maps) if isinstance(item, Manifest) else item
 
 
-def check(model: type[AnyResource], value: dict[str, Any]) -> AnyResource | list[tuple[str, str]]:
+def check(model: type[Resource], value: dict[str, Any]) -> Resource | list[tuple[str, str]]:
     """The resource that an object describes, or (field, message) of all that is wrong with it."""
     try:
         return model.model_validate(value)

@@ -1,0 +1,193 @@
+"""What an Environment needs next. Pure.
+
+A verdict holds for one digest of the spec and one of the toolset, both in its status: they are the only memory of what
+was handled, so a verdict survives the operator, and a change is noticed whenever it happened.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from astra_api.environment import Environment
+from astra_api.kube import SECRET
+from astra_api.resource import quantity
+from astra_operator.accepting import Problem, summary
+from astra_operator.actions import Action, Again, Apply, CreateCertificates, Delete, Emit, PatchStatus
+from astra_operator.conditions import Condition, find, merged
+from astra_operator.drift import differs, stamped
+from astra_operator.farm import Farm
+from astra_operator.manifests.identity import ROLE, Owner
+from astra_operator.manifests.pool import (
+    NETWORK_POLICY,
+    SERVICE,
+    STATEFUL_SET,
+    Pool,
+    disruption_budget_kind,
+    pool_objects,
+)
+from astra_operator.settings import PORT
+from astra_sandbox.verification import Verdict
+
+RETRY_SECONDS = 30.0  # until the next try, where the infrastructure failed
+_DECIDED = ("Verified", "Rejected")
+_SESSIONS = 8  # of a dedicated pod
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Run its checks in the verification pool, then reconcile with the verdict."""
+
+
+EnvironmentAction = Action | Verify
+
+
+@dataclass(frozen=True)
+class EnvironmentSeen:
+    """What there is of an Environment. `problems` or `environment`, not both."""
+
+    generation: int
+    status: Mapping[str, Any] = field(default_factory=dict)
+    environment: Environment | None = None  # sourceRef resolved, if it can be
+    problems: tuple[Problem, ...] = ()
+    verdict: Verdict | None = None  # just reached
+    objects: Mapping[tuple[str, str], dict[str, Any]] = field(default_factory=dict)  # of its dedicated pool
+    ready_replicas: int = 0
+
+    @property
+    def conditions(self) -> list[dict[str, Any]]:
+        return list(self.status.get("conditions") or [])
+
+
+def is_settled(body: Mapping[str, Any]) -> bool:
+    """Whether the verdict is of this generation: nothing is left to do for an Environment without a pool of its own."""
+    status = body.get("status") or {}
+    verified = find(status.get("conditions") or [], "Verified")
+    of_this = verified is not None and verified.get("observedGeneration") == body["metadata"].get("generation")
+    return of_this and status.get("phase") in _DECIDED
+
+
+def has_pool(body: Mapping[str, Any]) -> bool:
+    """Whether it has, or shall have, pods of its own."""
+    sandbox = (body.get("spec") or {}).get("sandbox") or {}
+    return bool(sandbox.get("replicas")) or bool((body.get("status") or {}).get("endpoint"))
+
+
+def reconcile_environment(seen: EnvironmentSeen, owner: Owner, farm: Farm, now: datetime) -> list[EnvironmentAction]:
+    """The next actions."""
+    if seen.problems or seen.environment is None:
+        return _refuse(seen, now)
+    verdict = seen.verdict
+    if verdict is None and not _is_decided(seen, seen.environment):
+        return [Verify()]
+    phase = verdict.phase if verdict is not None else str(seen.status["phase"])
+    replicas = seen.environment.spec.sandbox.replicas if phase == "Verified" else 0
+    pool = dedicated_pool(seen.environment, owner, farm, replicas)
+    actions: list[EnvironmentAction] = [*_provide(pool, seen)]
+    status = _status_of(verdict) if verdict is not None else {}
+    status["endpoint"] = f"{pool.server_name}:{PORT}" if replicas else None
+    conditions = [] if verdict is None else [_verified(verdict)]
+    conditions.append(_ready(phase, replicas, seen.ready_replicas))
+    actions += _report(seen, status, [Condition("Accepted", "True", "Accepted"), *conditions], now)
+    if phase == "Pending":
+        actions.append(Again(RETRY_SECONDS))
+    return actions
+
+
+def dedicated_pool(environment: Environment, owner: Owner, farm: Farm, replicas: int) -> Pool:
+    """The pods of one Environment. Every trainer of its namespace may ask to connect; its certificate decides."""
+    memory = int(quantity(environment.spec.sandbox.memory))
+    limit = 512 * 2**20 + 2 * memory
+    return Pool(
+        owner=owner,
+        image=farm.settings.sandbox_image,
+        pull_policy=farm.settings.pull_policy,
+        replicas=replicas,
+        clients={ROLE: "trainer"},
+        runtime_class=farm.settings.runtime_class,
+        capacity=_SESSIONS,
+        resources={
+            "requests": {"cpu": "50m", "memory": "256Mi"},
+            "limits": {"cpu": "1", "memory": str(limit)},
+        },
+        policy_version=farm.policy_version,
+        egress_targets=farm.egress_targets,
+    )
+
+
+def _refuse(seen: EnvironmentSeen, now: datetime) -> list[EnvironmentAction]:
+    message = summary(list(seen.problems))
+    conditions = [
+        Condition("Accepted", "False", "InvalidSpec", message),
+        Condition("Verified", "False", "InvalidSpec", message),
+        Condition("Ready", "False", "NotVerified"),
+    ]
+    return [*_report(seen, {"phase": "Rejected", "digest": None, "toolset": None, "checks": None}, conditions, now)]
+
+
+def _is_decided(seen: EnvironmentSeen, environment: Environment) -> bool:
+    """Whether a verdict on just this spec and this source stands in the status."""
+    status = seen.status
+    if status.get("phase") not in _DECIDED or status.get("digest") != environment.digest:
+        return False
+    try:
+        return bool(status.get("toolset") == environment.toolset.digest)
+    except ValueError:
+        return False  # the source cannot be resolved: verification says so
+
+
+def _status_of(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "phase": verdict.phase,
+        "digest": verdict.digest,
+        "toolset": verdict.toolset,
+        "checks": dict(verdict.checks),
+    }
+
+
+def _verified(verdict: Verdict) -> Condition:
+    if verdict.verified:
+        return Condition("Verified", "True", "Verified", "every check passed")
+    status = "False" if verdict.phase == "Rejected" else "Unknown"
+    return Condition("Verified", status, str(verdict.reason or verdict.phase), verdict.message)  # type: ignore[arg-type]
+
+
+def _ready(phase: str, replicas: int, ready: int) -> Condition:
+    if phase != "Verified":
+        return Condition("Ready", "False", "NotVerified")
+    if not replicas:
+        return Condition("Ready", "True", "Shared", "the sandboxes of a run serve it")
+    counted = f"{ready} of {replicas} dedicated pods are ready"
+    return (
+        Condition("Ready", "True", "Serving", counted)
+        if ready >= replicas
+        else Condition("Ready", "False", "Starting", counted)
+    )
+
+
+def _provide(pool: Pool, seen: EnvironmentSeen) -> list[Action]:
+    """The dedicated pool, or its removal."""
+    if pool.replicas == 0:
+        kinds = (STATEFUL_SET, SERVICE, NETWORK_POLICY, disruption_budget_kind(pool.policy_version))
+        named = [(kind, pool.name) for kind in kinds] + [(SECRET, pool.secret)]
+        return [Delete(kind, name) for kind, name in named if (kind.plural, name) in seen.objects]
+    actions: list[Action] = []
+    if (SECRET.plural, pool.secret) not in seen.objects:
+        actions.append(CreateCertificates(pool.secret, pool.name))
+    for wanted in pool_objects(pool):
+        manifest = stamped(wanted.manifest)
+        if differs(manifest, seen.objects.get((wanted.kind.plural, pool.name))):
+            actions.append(Apply(wanted.kind, manifest))
+    return actions
+
+
+def _report(seen: EnvironmentSeen, status: dict[str, Any], conditions: list[Condition], now: datetime) -> list[Action]:
+    status = {**status, "conditions": merged(seen.conditions, conditions, seen.generation, now)}
+    actions: list[Action] = []
+    if any(seen.status.get(key) != value for key, value in status.items()):
+        actions.append(PatchStatus(status))
+    verified = next((condition for condition in conditions if condition.type == "Verified"), None)
+    before = find(seen.conditions, "Verified") or {}
+    if verified is not None and verified.status == "False" and before.get("message") != verified.message:
+        actions.append(Emit("Warning", verified.reason, verified.message))
+    return actions

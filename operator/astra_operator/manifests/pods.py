@@ -1,0 +1,32 @@
+"""What all pods share: the hardening of restricted Pod Security, and folders to write in."""
+
+from typing import Any
+
+_USER = 65532
+SCRATCH = {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}
+SCRATCH_MOUNT = {"name": "tmp", "mountPath": "/tmp"}
+
+
+def pod_security() -> dict[str, Any]:
+    """The pod's security context: an unprivileged user, seccomp."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": _USER,
+        "runAsGroup": _USER,
+        "fsGroup": _USER,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def container_security() -> dict[str, Any]:
+    """A container's: no capability, no way to gain one, a read-only root."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def environment(**values: str) -> list[dict[str, str]]:
+    """A container's `env`; HOME is writable."""
+    return [{"name": name, "value": value} for name, value in {"HOME": "/tmp", **values}.items()]

@@ -1,0 +1,202 @@
+"""A pool of sandbox pods: StatefulSet, headless Service, NetworkPolicy, PodDisruptionBudget. Pure.
+
+Pods have stable names in DNS, so a client can hold a connection to each. They have no service-account token, no egress
+and accept only clients whose certificate the pool's own authority signed.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from astra_api.kube import SECRET, Kind
+from astra_operator.actions import Apply
+from astra_operator.manifests.identity import OWNED_BY, Owner
+from astra_operator.manifests.pods import SCRATCH, SCRATCH_MOUNT, container_security, environment, pod_security
+from astra_operator.settings import PORT, PullPolicy
+
+STATEFUL_SET = Kind("apps/v1", "StatefulSet", "statefulsets")
+SERVICE = Kind("v1", "Service", "services")
+NETWORK_POLICY = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
+CANARY = "canary"  # the init container that looks whether egress is refused
+_SANDBOX_RESOURCES = {
+    "requests": {"cpu": "100m", "memory": "256Mi"},
+    "limits": {"cpu": "2", "memory": "2Gi"},
+}
+_CANARY_RESOURCES = {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"cpu": "500m", "memory": "128Mi"}}
+_DRAIN_SECONDS = 25
+CERTIFICATES = "/etc/astra/tls"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """One pool."""
+
+    owner: Owner
+    image: str
+    pull_policy: PullPolicy
+    replicas: int
+    clients: dict[str, str]  # labels of the pods in its namespace that may connect
+    runtime_class: str | None = "gvisor"
+    capacity: int = 64  # sessions of a pod
+    resources: dict[str, Any] = field(default_factory=dict)
+    policy_version: str = "policy/v1"
+    certificates_digest: str = ""  # new certificates replace the pods
+    egress_targets: tuple[str, ...] = ()  # host:port that the canary tries besides the API server and DNS
+
+    @property
+    def name(self) -> str:
+        return f"{self.owner.base}-sandbox"
+
+    @property
+    def secret(self) -> str:
+        return f"{self.owner.base}-tls"
+
+    @property
+    def server_name(self) -> str:
+        """Stands in every server's certificate."""
+        return f"{self.name}.{self.owner.namespace}.svc"
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Of each pod, as its clients in the cluster find it."""
+        return tuple(f"{self.name}-{number}.{self.server_name}:{PORT}" for number in range(self.replicas))
+
+
+def pool_objects(pool: Pool) -> list[Apply]:
+    """All objects of a pool but the Secret with its certificates."""
+    return [
+        Apply(SERVICE, _service(pool)),
+        Apply(NETWORK_POLICY, _network_policy(pool)),
+        Apply(disruption_budget_kind(pool.policy_version), _disruption_budget(pool)),
+        Apply(STATEFUL_SET, _stateful_set(pool)),
+    ]
+
+
+def disruption_budget_kind(policy_version: str) -> Kind:
+    return Kind(policy_version, "PodDisruptionBudget", "poddisruptionbudgets")
+
+
+def secret(pool: Pool, files: dict[str, str]) -> Apply:
+    """The pool's certificates: `files` is name -> base64 of PEM."""
+    body = {"apiVersion": "v1", "kind": "Secret", "metadata": pool.owner.metadata(pool.secret, "sandbox")}
+    return Apply(SECRET, body | {"type": "Opaque", "data": files})
+
+
+def _service(pool: Pool) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": pool.owner.metadata(pool.name, "sandbox"),
+        "spec": {
+            "clusterIP": "None",
+            "selector": pool.owner.labels("sandbox"),
+            "ports": [{"name": "grpc", "port": PORT, "targetPort": PORT, "protocol": "TCP"}],
+        },
+    }
+
+
+def _network_policy(pool: Pool) -> dict[str, Any]:
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": pool.owner.metadata(pool.name, "sandbox"),
+        "spec": {
+            "podSelector": {"matchLabels": pool.owner.labels("sandbox")},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [
+                {
+                    "from": [{"podSelector": {"matchLabels": pool.clients}}],
+                    "ports": [{"port": PORT, "protocol": "TCP"}],
+                }
+            ],
+        },
+    }
+
+
+def _disruption_budget(pool: Pool) -> dict[str, Any]:
+    return {
+        "apiVersion": pool.policy_version,
+        "kind": "PodDisruptionBudget",
+        "metadata": pool.owner.metadata(pool.name, "sandbox"),
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": pool.owner.labels("sandbox")}},
+    }
+
+
+def _stateful_set(pool: Pool) -> dict[str, Any]:
+    labels = pool.owner.labels("sandbox")
+    annotations = {OWNED_BY: f"{pool.owner.kind}/{pool.owner.name}"}
+    if pool.certificates_digest:
+        annotations["astra.farm/certificates"] = pool.certificates_digest
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": pool.owner.metadata(pool.name, "sandbox"),
+        "spec": {
+            "replicas": pool.replicas,
+            "serviceName": pool.name,
+            "podManagementPolicy": "Parallel",
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels, "annotations": annotations}, "spec": _pod(pool)},
+        },
+    }
+
+
+def _pod(pool: Pool) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": _DRAIN_SECONDS + 5,
+        "securityContext": pod_security(),
+        "initContainers": [_canary(pool)],
+        "containers": [_server(pool)],
+        "volumes": [SCRATCH, _server_certificates(pool)],
+    }
+    return spec | ({"runtimeClassName": pool.runtime_class} if pool.runtime_class else {})
+
+
+def _canary(pool: Pool) -> dict[str, Any]:
+    return {
+        "name": CANARY,
+        "image": pool.image,
+        "imagePullPolicy": pool.pull_policy,
+        "command": ["python", "-m", "astra_sandbox.canary", *pool.egress_targets],
+        "env": environment(),
+        "securityContext": container_security(),
+        "resources": _CANARY_RESOURCES,
+    }
+
+
+def _server(pool: Pool) -> dict[str, Any]:
+    files = [f"--tls-{flag}={CERTIFICATES}/{file}" for flag, file in SERVER_FILES.items()]
+    listen = ["--listen", f"0.0.0.0:{PORT}", "--capacity", str(pool.capacity)]
+    return {
+        "name": "sandbox",
+        "image": pool.image,
+        "imagePullPolicy": pool.pull_policy,
+        "command": ["python", "-m", "astra_sandbox", *listen, "--drain-seconds", str(_DRAIN_SECONDS), *files],
+        "env": environment(),
+        "ports": [{"name": "grpc", "containerPort": PORT, "protocol": "TCP"}],
+        "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 2},  # it listens once its probe has passed
+        "livenessProbe": {
+            "tcpSocket": {"port": PORT},
+            "initialDelaySeconds": 60,
+            "periodSeconds": 20,
+            "failureThreshold": 6,
+        },
+        "securityContext": container_security(),
+        "resources": pool.resources or _SANDBOX_RESOURCES,
+        "volumeMounts": [SCRATCH_MOUNT, {"name": "tls", "mountPath": CERTIFICATES, "readOnly": True}],
+    }
+
+
+SERVER_FILES = {"cert": "server.crt", "key": "server.key", "ca": "ca.crt"}
+CLIENT_FILES = ("client.crt", "client.key", "ca.crt")
+
+
+def _server_certificates(pool: Pool) -> dict[str, Any]:
+    return certificates_volume(pool.secret, tuple(SERVER_FILES.values()))
+
+
+def certificates_volume(secret_name: str, files: tuple[str, ...], name: str = "tls") -> dict[str, Any]:
+    """A volume with some files of a pool's Secret: servers never see the client's key, nor clients the servers'."""
+    items = [{"key": file, "path": file} for file in files]
+    return {"name": name, "secret": {"secretName": secret_name, "items": items, "defaultMode": 0o440}}

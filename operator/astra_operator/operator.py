@@ -1,0 +1,341 @@
+"""The operator between the API and its pure core: observes, reconciles, carries out. Handlers tell it what changed."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from astra_api.environment import Environment
+from astra_api.kube import CONFIG_MAP, ENVIRONMENT, POD, SECRET, Kind, Kube, Object
+from astra_api.synthesis_run import SynthesisRun
+from astra_api.training_run import TrainingRun
+from astra_operator import metrics, synthesis, training
+from astra_operator.accepting import Problem, changed_fields, read
+from astra_operator.actions import Action, Again, PatchStatus
+from astra_operator.carrying_out import carry_out
+from astra_operator.census import Census
+from astra_operator.environments import (
+    EnvironmentSeen,
+    Verify,
+    has_pool,
+    is_settled,
+    reconcile_environment,
+)
+from astra_operator.farm import Farm
+from astra_operator.heartbeat import BEAT_SECONDS, Heartbeat
+from astra_operator.manifests.identity import KINDS, OWNER, ROLE, Owner, owner_of
+from astra_operator.manifests.job import CLAIM, JOB, RAY_JOB, RBAC_ROLE, ROLE_BINDING, RUN_FILE, SERVICE_ACCOUNT
+from astra_operator.manifests.pool import NETWORK_POLICY, SERVICE, STATEFUL_SET, disruption_budget_kind
+from astra_operator.pool_view import is_ready
+from astra_operator.runs import Plan, Seen, is_over, reconcile_run
+from astra_operator.settings import OperatorSettings
+from astra_operator.verification_pool import VerificationPool
+from astra_operator.work_queue import WorkQueue
+from astra_sandbox.verification import Verdict
+
+BEAT = "astra.farm/heartbeat"  # annotation of the verification pool's StatefulSet
+_VERIFIED_AT_ONCE = 12
+_RUNS_AT_ONCE = 4
+_SHOW_AFTER = 5.0  # seconds until a verification that takes long shows as phase Verifying
+_UPKEEP_SECONDS = 600.0  # between looks at the verification pool
+_MODELS: dict[str, type[SynthesisRun] | type[TrainingRun]] = {
+    "SynthesisRun": SynthesisRun,
+    "TrainingRun": TrainingRun,
+}
+logger = logging.getLogger(__name__)
+
+
+class Key(NamedTuple):
+    """An object to reconcile."""
+
+    kind: str
+    namespace: str
+    name: str
+
+
+class StaleObjects(Exception):
+    """Objects of an earlier run of the same name are still being collected."""
+
+
+class Operator:
+    """One running operator."""
+
+    def __init__(self, kube: Kube, settings: OperatorSettings) -> None:
+        self._kube, self._settings = kube, settings
+        version = "policy/v1" if kube.offers("policy/v1") else "policy/v1beta1"
+        self.farm = Farm(settings, version, settings.canary_targets)
+        self.census = Census()
+        self.pool = VerificationPool(kube, self.farm)
+        self.heartbeat = Heartbeat()
+        self._phases: dict[Key, str] = {}  # of runs
+        self._environments = WorkQueue(self._reconcile_environment, _VERIFIED_AT_ONCE)
+        self._runs = WorkQueue(self._reconcile_run, _RUNS_AT_ONCE)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Starts working, on the running event loop."""
+        self._environments.start()
+        self._runs.start()
+        self._tasks = [asyncio.create_task(self._keep_pool()), asyncio.create_task(self._beat())]
+
+    async def stop(self) -> None:
+        """Stops at once; whatever was under way is found again by the next operator."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._environments.stop()
+        await self._runs.stop()
+        await self.pool.close()
+
+    # what handlers tell
+
+    def environment_changed(self, body: Mapping[str, Any], gone: bool) -> None:
+        """An Environment was listed, made, changed or deleted."""
+        key = _key("Environment", body)
+        if not self._settings.serves(key.namespace):
+            return
+        if gone:
+            self.census.forget(key.namespace, key.name)
+        elif not is_settled(body) or has_pool(body):
+            self._environments.add(key)
+        if gone or self.census.note(body):
+            for run, phase in self._phases.items():
+                if phase == "Pending" and (run.kind, run.namespace) == ("TrainingRun", key.namespace):
+                    self._runs.add(run)
+
+    def run_changed(self, kind: str, body: Mapping[str, Any], gone: bool) -> None:
+        """A run was listed, made, changed or deleted."""
+        key = _key(kind, body)
+        if not self._settings.serves(key.namespace):
+            return
+        if gone:
+            self._phases.pop(key, None)
+            return
+        self._phases[key] = (body.get("status") or {}).get("phase", "Pending")
+        if not is_over(body):
+            self._runs.add(key)
+
+    def owned_changed(self, body: Mapping[str, Any], gone: bool) -> None:
+        """Something that the operator made has changed."""
+        owner = owner_of(dict(body))
+        if owner is None:
+            return
+        namespace = body["metadata"]["namespace"]
+        if owner == (self.pool.owner.kind, self.pool.owner.name) and namespace == self._settings.namespace:
+            self._pool_changed(body, gone)
+        elif owner[0] == "Environment":
+            self._environments.add(Key(owner[0], namespace, owner[1]))
+        elif owner[0] in _MODELS and Key(owner[0], namespace, owner[1]) in self._phases:
+            self._runs.add(Key(owner[0], namespace, owner[1]))
+
+    def _pool_changed(self, body: Mapping[str, Any], gone: bool) -> None:
+        if body["kind"] == "Pod":
+            self.pool.note(dict(body), gone)
+        elif mark := (body["metadata"].get("annotations") or {}).get(BEAT):
+            self.heartbeat.seen(mark)
+
+    # the loops
+
+    async def _keep_pool(self) -> None:
+        wait = 1.0
+        while True:
+            try:
+                await asyncio.to_thread(self.pool.provide)
+                wait = _UPKEEP_SECONDS
+            except Exception as error:  # the boundary: without a pool nothing is verified, so it is tried again
+                logger.warning("the verification pool: %s", error)
+                wait = min(2 * wait, 30.0)
+            await asyncio.sleep(wait)
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            mark = f"{time.time():.3f}"
+            try:
+                await asyncio.to_thread(self.pool.beat, mark, BEAT)
+                self.heartbeat.made(mark)
+            except Exception as error:  # the boundary: the API's failure is not the watch's
+                logger.warning("no heartbeat: %s", error)
+
+    # environments
+
+    async def _reconcile_environment(self, key: Key) -> float | None:
+        seen = await asyncio.to_thread(self._see_environment, key)
+        if seen is None:
+            return None
+        owner, state = seen
+        actions = reconcile_environment(state, owner, self.farm, datetime.now(UTC))
+        if any(isinstance(action, Verify) for action in actions):
+            assert state.environment is not None
+            verdict = await self._verify(owner, state)
+            state = EnvironmentSeen(
+                state.generation,
+                state.status,
+                state.environment,
+                verdict=verdict,
+                objects=state.objects,
+                ready_replicas=state.ready_replicas,
+            )
+            actions = reconcile_environment(state, owner, self.farm, datetime.now(UTC))
+        return await self._carry_out(owner, [action for action in actions if not isinstance(action, Verify)])
+
+    def _see_environment(self, key: Key) -> tuple[Owner, EnvironmentSeen] | None:
+        body = self._kube.get(ENVIRONMENT, key.namespace, key.name)
+        if body is None or body["metadata"].get("deletionTimestamp"):
+            return None
+        owner = Owner(key.kind, key.name, key.namespace, body["metadata"]["uid"])
+        found = read(Environment, body)
+        state = EnvironmentSeen(body["metadata"]["generation"], body.get("status") or {})
+        if isinstance(found, list):
+            return owner, EnvironmentSeen(state.generation, state.status, problems=tuple(found))
+        objects: dict[tuple[str, str], Object] = {}
+        ready = 0
+        if has_pool(body):
+            pool_kinds = (STATEFUL_SET, SERVICE, NETWORK_POLICY, disruption_budget_kind(self.farm.policy_version))
+            objects = self._objects(owner, [(kind, f"{owner.base}-sandbox") for kind in pool_kinds])
+            objects |= self._objects(owner, [(SECRET, f"{owner.base}-tls")])
+            pods = self._kube.list(POD, key.namespace, f"{OWNER}={owner.base},{ROLE}=sandbox")
+            ready = sum(map(is_ready, pods))
+        resolved = self._resolved(found, key.namespace)
+        return owner, EnvironmentSeen(state.generation, state.status, resolved, objects=objects, ready_replicas=ready)
+
+    def _resolved(self, environment: Environment, namespace: str) -> Environment:
+        reference = environment.spec.source_ref
+        if reference is None:
+            return environment
+        config_map = self._kube.get(CONFIG_MAP, namespace, reference.config_map)
+        source = ((config_map or {}).get("data") or {}).get(reference.key)
+        return environment if source is None else environment.with_source(source)
+
+    async def _verify(self, owner: Owner, state: EnvironmentSeen) -> Verdict:
+        assert state.environment is not None
+        began = time.monotonic()
+        task = asyncio.create_task(self.pool.verify(state.environment))
+        try:
+            done, _ = await asyncio.wait({task}, timeout=_SHOW_AFTER)
+            if not done and state.status.get("phase") != "Verifying":
+                await self._carry_out(owner, [PatchStatus({"phase": "Verifying"})])
+            verdict = await task
+        finally:
+            task.cancel()
+        metrics.VERIFICATION_SECONDS.observe(time.monotonic() - began)
+        metrics.VERIFICATIONS.labels(verdict.phase, verdict.reason or "").inc()
+        return verdict
+
+    # runs
+
+    async def _reconcile_run(self, key: Key) -> float | None:
+        return await asyncio.to_thread(self._run_once, key)
+
+    def _run_once(self, key: Key) -> float | None:
+        body = self._kube.get(KINDS[key.kind], key.namespace, key.name)
+        if body is None or body["metadata"].get("deletionTimestamp") or is_over(body):
+            return None
+        owner = Owner(key.kind, key.name, key.namespace, body["metadata"]["uid"])
+        objects = self._objects(owner, self._run_children(owner))
+        accepted, problems, begun = _accepted(_MODELS[key.kind], body, objects.get((CONFIG_MAP.plural, owner.base)))
+        plan = None if accepted is None else self._plan(accepted, owner)
+        kuberay = True
+        if plan is not None and plan.work.job_kind == RAY_JOB:
+            kuberay = self._kube.offers(RAY_JOB.api_version)
+            objects |= self._objects(owner, [(RAY_JOB, owner.base)]) if kuberay else {}
+        pods = list(self._kube.list(POD, key.namespace, f"{OWNER}={owner.base}"))
+        seen = Seen(
+            generation=body["metadata"]["generation"],
+            status=body.get("status") or {},
+            objects=objects,
+            sandbox_pods=tuple(pod for pod in pods if pod["metadata"]["labels"].get(ROLE) == "sandbox"),
+            workers=tuple(pod for pod in pods if pod["metadata"]["labels"].get(ROLE) != "sandbox"),
+            problems=tuple(problems),
+            begun=begun,
+            kuberay=kuberay,
+        )
+        actions = reconcile_run(plan, seen, datetime.now(UTC))
+        carry_out(self._kube, owner, actions)
+        metrics.RECONCILES.labels(key.kind, "acted" if actions else "nothing to do").inc()
+        return _again(actions)
+
+    def _plan(self, run: SynthesisRun | TrainingRun, owner: Owner) -> Plan:
+        if isinstance(run, SynthesisRun):
+            return synthesis.synthesis_plan(run, owner, self.farm)
+        plan = training.training_plan(run, owner, self.farm, self.census)
+        if all(gate.status == "True" for gate in plan.gates) and not plan.suspend:
+            census = Census()  # the watch may not have told of all yet: a run keeps what it begins with
+            for body in self._kube.list(ENVIRONMENT, owner.namespace):
+                census.note(body)
+            plan = training.training_plan(run, owner, self.farm, census)
+        return plan
+
+    def _run_children(self, owner: Owner) -> list[tuple[Kind, str]]:
+        pool_kinds = (STATEFUL_SET, SERVICE, NETWORK_POLICY, disruption_budget_kind(self.farm.policy_version))
+        own_kinds = (SERVICE_ACCOUNT, RBAC_ROLE, ROLE_BINDING, CONFIG_MAP, CLAIM, JOB)
+        named = [(kind, f"{owner.base}-sandbox") for kind in pool_kinds] + [(kind, owner.base) for kind in own_kinds]
+        return [*named, (SECRET, f"{owner.base}-tls")]
+
+    def _objects(self, owner: Owner, named: list[tuple[Kind, str]]) -> dict[tuple[str, str], Object]:
+        """Those that exist. Raises StaleObjects for one of an earlier object of the same name."""
+        objects = {}
+        for kind, name in named:
+            found = self._kube.get(kind, owner.namespace, name)
+            if found is None:
+                continue
+            owners = [reference.get("uid") for reference in found["metadata"].get("ownerReferences") or []]
+            if owners and owner.uid not in owners:
+                raise StaleObjects(f"{kind.kind} {name} is of an earlier {owner.kind}; waiting until it is collected")
+            objects[kind.plural, name] = found
+        return objects
+
+    async def _carry_out(self, owner: Owner, actions: list[Action]) -> float | None:
+        await asyncio.to_thread(carry_out, self._kube, owner, actions)
+        metrics.RECONCILES.labels(owner.kind, "acted" if actions else "nothing to do").inc()
+        return _again(actions)
+
+    def refresh_gauges(self) -> None:
+        """Sets the gauges to what is so now."""
+        metrics.QUEUE.set(len(self._environments) + len(self._runs))
+        for phase, count in self.census.phases().items():
+            metrics.ENVIRONMENTS.labels(phase).set(count)
+        metrics.RUNS.clear()
+        for key, phase in list(self._phases.items()):
+            metrics.RUNS.labels(key.kind, phase).inc()
+        state = self.pool.state
+        metrics.POOL_READY.set(state.ready)
+        metrics.POOL_ISOLATED.set(state.isolated is True)
+
+
+def _key(kind: str, body: Mapping[str, Any]) -> Key:
+    return Key(kind, body["metadata"]["namespace"], body["metadata"]["name"])
+
+
+def _again(actions: list[Action]) -> float | None:
+    return min((action.seconds for action in actions if isinstance(action, Again)), default=None)
+
+
+def _accepted(
+    model: type[SynthesisRun] | type[TrainingRun], body: Object, config_map: Object | None
+) -> tuple[SynthesisRun | TrainingRun | None, list[Problem], bool]:
+    """(the run as it counts, what is wrong with the spec as it is now, whether the run has begun).
+
+    A run that has begun goes on as it was accepted, but for the fields that may change.
+    """
+    current = read(model, body)
+    if config_map is None:
+        return (None, current, False) if isinstance(current, list) else (current, [], False)
+    begun = model.model_validate_json(config_map["data"][RUN_FILE])
+    if isinstance(current, list):
+        return begun.model_copy(update={"metadata": begun.metadata}), current, True
+    free = training.FREE if model is TrainingRun else synthesis.FREE
+    before, after = (run.spec.model_dump(mode="json", by_alias=True) for run in (begun, current))
+    problems = changed_fields(before, after, free)
+    mixed = {**before, **{key: after[key] for key in free}}
+    accepted = model.model_validate(
+        {
+            "apiVersion": begun.api_version,
+            "kind": begun.kind,
+            "metadata": current.metadata.model_dump(mode="json", by_alias=True, exclude_none=True),
+            "spec": mixed,
+        }
+    )
+    return accepted, problems, True

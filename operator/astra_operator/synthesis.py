@@ -1,0 +1,64 @@
+"""What a SynthesisRun asks for. Pure."""
+
+import json
+
+from astra_api.resource import GROUP
+from astra_api.synthesis_run import SynthesisRun
+from astra_operator.farm import Farm
+from astra_operator.manifests.identity import OWNER, ROLE, Owner
+from astra_operator.manifests.job import Work
+from astra_operator.manifests.pool import Pool
+from astra_operator.runs import SYNTHESIS_PHASES, Plan
+
+FREE: tuple[str, ...] = ()
+_POOL = 2
+_RETRIES = 3
+_RESOURCES = {"requests": {"cpu": "200m", "memory": "512Mi"}, "limits": {"cpu": "2", "memory": "4Gi"}}
+
+
+def synthesis_plan(run: SynthesisRun, owner: Owner, farm: Farm) -> Plan:
+    """`run` as it was accepted. Its sandboxes check what it makes; the operator checks it again once it exists."""
+    pool = Pool(
+        owner=owner,
+        image=farm.settings.sandbox_image,
+        pull_policy=farm.settings.pull_policy,
+        replicas=_POOL,
+        clients={OWNER: owner.base, ROLE: "synth"},
+        runtime_class=farm.settings.runtime_class,
+        policy_version=farm.policy_version,
+        egress_targets=farm.egress_targets,
+    )
+    rules = (
+        {"apiGroups": [GROUP], "resources": ["environments"], "verbs": ["create"]},
+        {
+            "apiGroups": [GROUP],
+            "resources": ["synthesisruns/status"],
+            "resourceNames": [run.metadata.name],
+            "verbs": ["patch"],
+        },
+    )
+    teacher = run.spec.teacher
+    key = teacher.api_key_secret if teacher is not None else None
+    reference = {"secretKeyRef": {"name": key.name, "key": key.key}} if key is not None else None
+    work = Work(
+        owner=owner,
+        role="synth",
+        image=farm.settings.synth_image,
+        pull_policy=farm.settings.pull_policy,
+        command=("python", "-m", "astra_synth.cluster_run"),
+        pool=pool,
+        rules=rules,
+        resources=_RESOURCES,
+        retries=_RETRIES,
+        secret_environment=({"name": "ASTRA_TEACHER_API_KEY", "valueFrom": reference},) if reference else (),
+        grace_seconds=30,
+        variables={"ASTRA_OUT": "/tmp/out"},
+    )
+    return Plan(pool=pool, work=work, manifest=manifest_of(run), phases=SYNTHESIS_PHASES)
+
+
+def manifest_of(run: SynthesisRun) -> str:
+    """The run as its Job reads it: JSON, which is YAML."""
+    body = run.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"status"})
+    kept = {key: value for key, value in body["metadata"].items() if key in ("name", "namespace") and value}
+    return json.dumps({**body, "metadata": kept}, indent=1, sort_keys=True, ensure_ascii=False)

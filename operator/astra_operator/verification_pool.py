@@ -1,0 +1,158 @@
+"""The operator's own pool of sandboxes, in which Environments are verified. No pod an Environment: many share these."""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from astra_api.canonical import canonical_json
+from astra_api.environment import Environment
+from astra_api.kube import SECRET, Kube
+from astra_operator.carrying_out import carry_out, create_certificates, read_certificates
+from astra_operator.drift import differs, stamped
+from astra_operator.farm import Farm
+from astra_operator.manifests.certificates import renewal_due
+from astra_operator.manifests.identity import DEPLOYMENT, Owner
+from astra_operator.manifests.pool import STATEFUL_SET, Pool, pool_objects
+from astra_operator.pool_view import PoolView, is_ready, view
+from astra_operator.settings import PORT
+from astra_sandbox.client import Retry, SandboxClient
+from astra_sandbox.link import ClientTls
+from astra_sandbox.verification import Verdict, verify_environment
+
+_CAPACITY = 256  # sessions of a pod
+_WAIT_SECONDS = 60.0  # for a pod to serve, before an Environment is told that there is none
+_BUDGET = Retry(budget=45.0)
+logger = logging.getLogger(__name__)
+
+
+class VerificationPool:
+    """Keeps the pool as it should be, and verifies in it. Belongs to one event loop."""
+
+    def __init__(self, kube: Kube, farm: Farm) -> None:
+        settings = farm.settings
+        self._kube, self._farm = kube, farm
+        name = settings.deployment or settings.lease_name
+        uid = None
+        if settings.deployment:
+            own = kube.get(DEPLOYMENT, settings.namespace, settings.deployment)
+            uid = own["metadata"]["uid"] if own else None
+        self.owner = Owner("Deployment", name, settings.namespace, uid)
+        self._pods: dict[str, dict[str, Any]] = {}
+        self._tls: ClientTls | None = None
+        self._serves = asyncio.Event()
+        self._client: _Shared | None = None
+
+    @property
+    def state(self) -> PoolView:
+        return view(self._farm.settings.verifier_replicas, self._pods.values())
+
+    def provide(self) -> None:
+        """Makes what is missing and mends what differs. Blocking."""
+        settings = self._farm.settings
+        namespace = settings.namespace
+        secret_name = self._pool("").secret
+        found = self._kube.get(SECRET, namespace, secret_name)
+        if found is not None and renewal_due(found["data"], datetime.now(UTC)):
+            self._kube.delete(SECRET, namespace, secret_name, uid=found["metadata"]["uid"])
+            found = None
+        if found is None:
+            create_certificates(self._kube, self.owner, secret_name, self._pool("").name)
+            found = self._kube.get(SECRET, namespace, secret_name)
+            assert found is not None
+        files = read_certificates(found)
+        pool = self._pool(hashlib.sha256(canonical_json(found["data"])).hexdigest()[:16])
+        self._tls = ClientTls(files["client.crt"], files["client.key"], files["ca.crt"], pool.server_name)
+        for wanted in pool_objects(pool):
+            manifest = stamped(wanted.manifest)
+            name = manifest["metadata"]["name"]
+            if differs(manifest, self._kube.get(wanted.kind, namespace, name)):
+                carry_out(self._kube, self.owner, [type(wanted)(wanted.kind, manifest)])
+
+    def beat(self, mark: str, annotation: str) -> None:
+        """Marks the pool's StatefulSet. Blocking."""
+        self._kube.annotate(STATEFUL_SET, self._farm.settings.namespace, self._pool("").name, {annotation: mark})
+
+    def note(self, pod: dict[str, Any], gone: bool) -> None:
+        """Takes in a pod as it is now."""
+        name = pod["metadata"]["name"]
+        before = self._addresses()
+        if gone:
+            self._pods.pop(name, None)
+        else:
+            self._pods[name] = {key: pod[key] for key in ("metadata", "status") if key in pod}
+        if self._addresses() != before and self._client is not None:
+            self._client.retire()
+            self._client = None
+        if self._addresses() and self._tls is not None:
+            self._serves.set()
+        else:
+            self._serves.clear()
+
+    async def verify(self, environment: Environment) -> Verdict:
+        """The verdict on one Environment; Pending where the pool does not serve."""
+        async with self._sandbox() as sandbox:
+            return await verify_environment(environment, sandbox)
+
+    @asynccontextmanager
+    async def _sandbox(self) -> AsyncIterator[SandboxClient]:
+        try:
+            async with asyncio.timeout(_WAIT_SECONDS):
+                await self._serves.wait()
+        except TimeoutError:
+            logger.warning("no pod of the verification pool serves")
+        if self._client is None:
+            addresses = self._addresses() or [f"{self._pool('').server_name}:{PORT}"]  # fails, and says so
+            self._client = _Shared(SandboxClient(addresses, self._tls, retry=_BUDGET))
+        shared = self._client
+        shared.users += 1
+        try:
+            yield shared.client
+        finally:
+            shared.users -= 1
+            await shared.close_if_unused()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        if self._client is not None:
+            await self._client.client.close()
+
+    def _addresses(self) -> list[str]:
+        ready = [pod for pod in self._pods.values() if is_ready(pod) and pod["status"].get("podIP")]
+        return sorted(_address(pod["status"]["podIP"]) for pod in ready)
+
+    def _pool(self, certificates: str) -> Pool:
+        settings = self._farm.settings
+        return Pool(
+            owner=self.owner,
+            image=settings.sandbox_image,
+            pull_policy=settings.pull_policy,
+            replicas=settings.verifier_replicas,
+            clients=dict(settings.operator_labels),
+            runtime_class=settings.runtime_class,
+            capacity=_CAPACITY,
+            policy_version=self._farm.policy_version,
+            certificates_digest=certificates,
+            egress_targets=self._farm.egress_targets,
+        )
+
+
+class _Shared:
+    """A client that several verifications use; closed when it is retired and the last of them is done."""
+
+    def __init__(self, client: SandboxClient) -> None:
+        self.client, self.users, self._retired = client, 0, False
+
+    def retire(self) -> None:
+        self._retired = True
+
+    async def close_if_unused(self) -> None:
+        if self._retired and self.users == 0:
+            await self.client.close()
+
+
+def _address(ip: str) -> str:
+    return f"[{ip}]:{PORT}" if ":" in ip else f"{ip}:{PORT}"
