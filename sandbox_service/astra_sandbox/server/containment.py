@@ -1,5 +1,6 @@
-"""Where a zygote runs: in namespaces that bubblewrap makes, or as a bare process."""
+"""Where a zygote runs: in namespaces that bubblewrap makes or `enter.py` does, or as a bare process."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -21,7 +22,7 @@ _SCRATCH_BYTES = 512 << 20
 class Placement:
     """How to start a zygote, and what the zygote must know about it."""
 
-    name: str  # namespaces | process
+    name: str  # namespaces | entered | process
     argv: tuple[str, ...]
     environment: dict[str, str]
     scratch: str  # the folder for private directories, as the zygote sees it
@@ -71,6 +72,42 @@ def namespaces(control_fd: int, variant: int) -> Placement:
         own_paths=("/own",),
         read_only=(*readable, "/dev/null", "/dev/urandom"),
         drop_user=root,
+    )
+
+
+def entered(control_fd: int, variant: int, scratch: str) -> Placement:
+    """The same without bubblewrap: where it is missing, and in a gVisor pod without capabilities, where it fails.
+
+    Not as root: root would stay the owner of the server's files.
+    """
+    if os.geteuid() == 0:
+        raise PermissionError("as root it would keep root's files within reach")
+    python, readable = _python()
+    links = [[os.readlink(path), path] for path in readable if os.path.islink(path)]
+    bind = [[path, path] for path in readable if not os.path.islink(path)]
+    bind += [[str(_OWN / "__init__.py"), "/own/astra_sandbox/__init__.py"]]
+    bind += [[str(_OWN / "worker"), "/own/astra_sandbox/worker"]]
+    bind += [[device, device] for device in ("/dev/null", "/dev/urandom")]
+    root = os.path.join(scratch, "root")
+    os.makedirs(root, exist_ok=True)
+    plan = {
+        "root": root,
+        "bind": bind,
+        "links": links,
+        "scratch": "/scratch",
+        "scratch_bytes": _SCRATCH_BYTES,
+        "environment": _environment(variant),
+    }
+    enter = [python, "-I", "-S", "-B", str(Path(__file__).with_name("enter.py")), json.dumps(plan)]
+    return Placement(
+        name="entered",
+        argv=(*enter, *_command(python, "/own", control_fd)),
+        environment={},
+        scratch="/scratch/sessions",
+        scratch_is_new=True,
+        own_paths=("/own",),
+        read_only=(*readable, "/dev/null", "/dev/urandom"),
+        drop_user=False,
     )
 
 

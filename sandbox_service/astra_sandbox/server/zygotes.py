@@ -19,6 +19,10 @@ from astra_sandbox.server import containment, seccomp
 
 Containment = Literal["auto", "namespaces", "process"]
 
+_TRIED: dict[str, tuple[str, ...]] = {
+    "auto": ("namespaces", "entered", "process"),
+    "namespaces": ("namespaces", "entered"),
+}
 MAX_VARIANT = 7
 _CLOCK_STEP = 37 * 86400 + 12345.678  # seconds between the clocks of two variants
 _START_SECONDS = 20.0
@@ -49,10 +53,11 @@ class Nursery:
         """Starts a zygote, in namespaces if wanted and possible. Blocks for about 0.1 s. Raises ZygoteError."""
         kinds: dict[str, Callable[[int], containment.Placement]] = {
             "namespaces": lambda fd: containment.namespaces(fd, variant),
+            "entered": lambda fd: containment.entered(fd, variant, self._scratch_folder()),
             "process": lambda fd: containment.process(fd, variant, self._scratch_folder()),
         }
         failures = []
-        for kind in kinds if self.wanted == "auto" else [self.wanted]:
+        for kind in _TRIED.get(self.wanted, (self.wanted,)):
             try:
                 zygote = Zygote(variant, kinds[kind], self.filters)
             except (ZygoteError, OSError) as error:
