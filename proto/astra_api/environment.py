@@ -8,7 +8,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from astra_api.canonical import digest
 from astra_api.matching import Match, matches
 from astra_api.records import Toolset, ToolSpec
-from astra_api.resource import API_VERSION, Condition, Integer, Json, ObjectMeta, Positive, Quantity, Resource
+from astra_api.resource import API_VERSION, Conditions, Integer, Json, ObjectMeta, Positive, Quantity, Resource
 
 Scenario = Literal["single-hop", "parallel-single-hop", "multi-hop", "parallel-multi-hop"]
 MAX_SOURCE_BYTES = 128 * 1024
@@ -20,19 +20,28 @@ class GoldCall(Resource):
     """The call that answers a step."""
 
     tool: Annotated[str, Field(min_length=1, max_length=64)]
+    """The name of one of the tools."""
     arguments: Annotated[dict[str, Json], Field(max_length=64)]
+    """The arguments object, as the tool's parameters describe it."""
 
 
 class Step(Resource):
     """One atomic sub-question. Without a call it is reasoning only, and a leaf: nothing may depend on it."""
 
     id: StepId
+    """Unique among the steps."""
     question: Annotated[str, Field(min_length=1, max_length=4096)]
+    """The sub-question."""
     answer: Json
+    """The gold answer: any JSON value."""
     depends_on: Annotated[list[StepId], Field(max_length=64)] = Field(default_factory=list)
+    """Ids of the steps whose answers this one needs."""
     call: GoldCall | None = None
+    """The call that answers it; none for a step of reasoning alone."""
     match: Match = "exact"
-    tolerance: Annotated[float, Field(ge=0.0)] = 0.0  # absolute; only with match: numeric
+    """How a result is compared with the answer: as canonical JSON, as a number, or as folded text."""
+    tolerance: Annotated[float, Field(ge=0.0)] = 0.0
+    """The absolute difference allowed; only with match: numeric."""
 
     @model_validator(mode="after")
     def _tolerance_is_numeric(self) -> Self:
@@ -48,9 +57,12 @@ class Step(Resource):
 class Tool(Resource):
     """A tool as a model sees it: an OpenAI function."""
 
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z][a-zA-Z0-9_]{0,63}$")]
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z][a-zA-Z0-9_]{0,63}$", max_length=64)]
+    """A public function of the source."""
     description: Annotated[str, Field(max_length=4096)]
-    parameters: dict[str, Json]  # JSON Schema of the arguments object
+    """What it does, in the words that a model reads."""
+    parameters: dict[str, Json]
+    """JSON Schema of the arguments object."""
 
     def spec(self) -> ToolSpec:
         return ToolSpec(name=self.name, description=self.description, parameters=self.parameters)
@@ -60,16 +72,22 @@ class SourceRef(Resource):
     """Source over 128 KiB, in a ConfigMap."""
 
     config_map: Annotated[str, Field(min_length=1, max_length=253)]
+    """The name of a ConfigMap in the namespace of the Environment."""
     key: Annotated[str, Field(min_length=1, max_length=253)]
+    """The key of its data that holds the source."""
 
 
 class EnvironmentSandbox(Resource):
     """How sessions of this environment run."""
 
     isolation: Literal["session", "pod"] = "session"
-    replicas: Annotated[Integer, Field(ge=0, le=1000)] = 0  # dedicated warm pods
-    timeout_seconds: Annotated[Positive, Field(le=600)] = 5.0  # of one call
-    memory: Quantity = "256Mi"  # of one session
+    """Whether sessions share a pod, each in processes of its own, or have pods that serve nothing else."""
+    replicas: Annotated[Integer, Field(ge=0, le=1000)] = 0
+    """Dedicated warm pods; 0 has sessions run in the pool of a run."""
+    timeout_seconds: Annotated[Positive, Field(le=600)] = 5.0
+    """Wall-clock time of one call."""
+    memory: Quantity = "256Mi"
+    """Memory of one session."""
 
     @model_validator(mode="after")
     def _pod_needs_replicas(self) -> Self:
@@ -82,16 +100,27 @@ class EnvironmentSpec(Resource):
     """What is verified, digested and trained in."""
 
     question: Annotated[str, Field(min_length=1, max_length=16384)]
+    """What a model is asked."""
     answer: Json
-    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]+)*$")] = "en"
+    """The gold answer, any JSON value: that of the last step, and matched like it."""
+    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]+)*$", max_length=35)] = "en"
+    """The language of the question (BCP 47)."""
     domain: Annotated[str, Field(min_length=1, max_length=63)]
+    """What it is about."""
     scenario: Scenario
+    """The shape of the steps that need a tool: one or many, side by side or one after another."""
     steps: Annotated[list[Step], Field(min_length=1, max_length=64)]
+    """The semantic topology: a directed acyclic graph of sub-questions."""
     tools: Annotated[list[Tool], Field(min_length=1, max_length=128)]
-    source: str | None = None
+    """What a model may call."""
+    source: Annotated[str, Field(json_schema_extra={"maxLength": MAX_SOURCE_BYTES})] | None = None
+    """One Python module, standard library only; every tool is a public function of it."""
     source_ref: SourceRef | None = None
+    """Where the source is, when it is over 128 KiB."""
     state: Literal["stateless", "stateful"] = "stateless"
+    """Whether module globals persist across the calls of one session."""
     sandbox: EnvironmentSandbox = Field(default_factory=EnvironmentSandbox)
+    """How sessions run."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -111,11 +140,23 @@ class EnvironmentStatus(Resource):
     """What the operator found."""
 
     phase: Literal["Pending", "Verifying", "Verified", "Rejected"] = "Pending"
-    digest: str | None = None
-    toolset: str | None = None
-    conditions: list[Condition] = Field(default_factory=list)
-    checks: dict[str, str] = Field(default_factory=dict)
-    endpoint: str | None = None
+    """Where it stands."""
+    digest: Annotated[str, Field(max_length=128)] | None = None
+    """Of the canonical spec that was verified."""
+    toolset: Annotated[str, Field(max_length=128)] | None = None
+    """Digest of tools, source and state alone, which environments may share."""
+    conditions: Conditions = Field(default_factory=list)
+    """Verified, and Ready: dedicated replicas serve, or none were asked for."""
+    checks: Annotated[
+        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=1024)]], Field(max_length=32)
+    ] = Field(default_factory=dict)
+    """What each check found."""
+    endpoint: Annotated[str, Field(max_length=512)] | None = None
+    """HOST:PORT of the dedicated replicas."""
+    replicas: Integer = 0
+    """Dedicated replicas that are ready."""
+    selector: Annotated[str, Field(max_length=512)] | None = None
+    """Label selector of the dedicated replicas, for an autoscaler."""
 
 
 class Environment(Resource):

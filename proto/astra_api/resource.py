@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+from typing_extensions import TypedDict
 
 from astra_api.canonical import canonical_json
 
@@ -33,6 +34,7 @@ def _integral(value: Any) -> Any:
 Integer = Annotated[int, BeforeValidator(_integral)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+Text = Annotated[str, Field(min_length=1, max_length=4096)]  # a path, a URL, the name of a model
 
 _NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
@@ -58,7 +60,11 @@ def _check_labels(labels: dict[str, str]) -> dict[str, str]:
     return labels
 
 
-Labels = Annotated[dict[str, str], AfterValidator(_check_labels)]
+Labels = Annotated[
+    dict[Annotated[str, Field(max_length=317)], Annotated[str, Field(max_length=63)]],
+    Field(max_length=64),
+    AfterValidator(_check_labels),
+]
 Name = Annotated[str, Field(pattern=_NAME, max_length=253)]
 
 
@@ -78,7 +84,8 @@ def _check_quantity(value: Any) -> Any:
     return value
 
 
-Quantity = Annotated[str, BeforeValidator(_check_quantity)]
+Quantity = Annotated[str, Field(max_length=64), BeforeValidator(_check_quantity)]
+Resources = Annotated[dict[Annotated[str, Field(max_length=317)], Quantity], Field(max_length=16)]
 
 
 def _check_canonical(value: Any) -> Any:
@@ -112,18 +119,39 @@ class ObjectMeta(Resource):
 class Condition(Resource):
     """A Kubernetes condition; a list of them is a map by `type`."""
 
-    type: str
+    type: Annotated[str, Field(min_length=1, max_length=316)]
+    """What it is about."""
     status: Literal["True", "False", "Unknown"]
-    reason: str
-    message: str = ""
+    """Whether it holds."""
+    reason: Annotated[str, Field(min_length=1, max_length=1024)]
+    """Why, as one word of a fixed set."""
+    message: Annotated[str, Field(max_length=32768)] = ""
+    """Why, for a person."""
     observed_generation: Integer | None = None
-    last_transition_time: str | None = None
+    """The generation of the object that this was said of."""
+    last_transition_time: Annotated[str, Field(max_length=64)] | None = None
+    """When the status last changed (RFC 3339)."""
+
+
+Conditions = Annotated[list[Condition], Field(max_length=16)]
+
+
+class ResourceRequirements(TypedDict, total=False):
+    """What a container asks for, and what it may not exceed."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
+
+    limits: Resources
+    """At most, by resource: cpu, memory, nvidia.com/gpu."""
+    requests: Resources
+    """Set aside for it, by resource; the limits unless given."""
 
 
 class Selector(Resource):
     """Which Environments: those that carry all these labels. Empty selects all."""
 
     match_labels: Labels = Field(default_factory=dict)
+    """Labels and the values they must have."""
 
     def matches(self, labels: dict[str, str]) -> bool:
         return all(labels.get(key) == value for key, value in self.match_labels.items())

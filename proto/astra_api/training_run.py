@@ -1,19 +1,21 @@
 """TrainingRun: SFT, then RL, then evaluation. One file for a laptop and for a cluster."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from astra_api.resource import (
     API_VERSION,
-    Condition,
+    Conditions,
     Fraction,
     Integer,
     ObjectMeta,
     Positive,
     Quantity,
     Resource,
+    ResourceRequirements,
     Selector,
+    Text,
 )
 from astra_api.rewards import RewardKind
 
@@ -25,8 +27,10 @@ Count = Annotated[Integer, Field(ge=1)]
 class GgufModel(Resource):
     """Weights in a GGUF file: in an installed Python package, or at a path."""
 
-    package: Annotated[str, Field(min_length=1)] | None = None
-    path: Annotated[str, Field(min_length=1)] | None = None
+    package: Text | None = None
+    """An installed Python package that holds one."""
+    path: Text | None = None
+    """A file."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -38,10 +42,14 @@ class GgufModel(Resource):
 class Model(Resource):
     """Where the policy starts: a hub name, a local folder, a GGUF, or a preset trained from scratch."""
 
-    name: Annotated[str, Field(min_length=1)] | None = None
-    path: Annotated[str, Field(min_length=1)] | None = None
+    name: Text | None = None
+    """On a model hub, such as Qwen/Qwen3-14B."""
+    path: Text | None = None
+    """A Hugging Face model folder."""
     gguf: GgufModel | None = None
+    """A GGUF file."""
     preset: Literal["tiny"] | None = None
+    """A small model with random weights."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -54,8 +62,11 @@ class Holdout(Resource):
     """What is never trained on: a fraction of the toolsets (whole: their entities and tables too), or a selector."""
 
     fraction: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Of the toolsets."""
     by: Literal["toolset"] = "toolset"
+    """What is kept whole."""
     selector: Selector | None = None
+    """The Environments to hold out."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -65,15 +76,21 @@ class Holdout(Resource):
 
 
 class RunEnvironments(Resource):
+    """What the run trains in and is measured on."""
+
     selector: Selector = Field(default_factory=Selector)
+    """Which verified Environments of the run's namespace; all unless given."""
     holdout: Holdout = Field(default_factory=lambda: Holdout(fraction=0.1))
+    """What is never trained on."""
 
 
 class Bands(Resource):
     """Cut-offs on the min-max normalised similarity: low below `medium`, high above `high`."""
 
     medium: Fraction = 0.4
+    """Where the middle band begins."""
     high: Fraction = 0.85
+    """Where it ends."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -86,57 +103,82 @@ class IrrelevantTools(Resource):
     """Tools of other domains mixed into each prompt, up to `perBand` from each band of similarity."""
 
     per_band: Annotated[Integer, Field(ge=0, le=32)] = 3
+    """Tools from each band of similarity, at most."""
     bands: Bands = Field(default_factory=Bands)
+    """Cut-offs between low, middle and high similarity."""
 
 
 class GoldDataset(Resource):
     """Demonstrations made by executing gold steps in the sandbox."""
 
     type: Literal["gold"]
-    limit: Count | None = None  # demonstrations at most, spread over the training environments; all by default
-    recoveries: Fraction = 0.2  # share of demonstrations with an injected error that the expert recovers from
+    limit: Count | None = None
+    """Demonstrations at most, spread over the training environments; all by default."""
+    recoveries: Fraction = 0.2
+    """Share of demonstrations with an injected error that the expert recovers from."""
 
 
 class FilesDataset(Resource):
     """Demonstrations from JSON-lines files of {messages, tools}."""
 
     type: Literal["files"]
-    path: Annotated[str, Field(min_length=1)]
+    path: Text
+    """A JSON-lines file, or a folder of them."""
 
 
 class Sft(Resource):
     """Supervised fine-tuning, loss on assistant tokens only. Defaults are the paper's for 14B."""
 
     dataset: Annotated[GoldDataset | FilesDataset, Field(discriminator="type")]
+    """Where demonstrations come from."""
     epochs: Count = 2
+    """Passes over the demonstrations."""
     learning_rate: Positive = 5e-6
+    """Of AdamW."""
     batch_size: Count = 32
-    max_length: Count = 20000  # tokens
+    """Demonstrations a step."""
+    max_length: Count = 20000
+    """Tokens of a demonstration, at most."""
 
 
 class BatchFilling(Resource):
     """Keep a group only when the population std of its rewards exceeds `minStd`; give up after `maxRounds`."""
 
     min_std: Annotated[float, Field(ge=0.0)] = 1e-6
+    """The standard deviation that a group's rewards must exceed."""
     max_rounds: Count = 8
+    """Rounds of rollouts before a step goes on with what it has."""
 
 
 class Rl(Resource):
     """Online multi-turn GRPO: no KL, no entropy bonus, token-level loss, on-policy."""
 
     algorithm: Literal["grpo"] = "grpo"
+    """Group relative policy optimisation."""
     steps: Count = 140
+    """Updates of the policy."""
     group_size: Annotated[Integer, Field(ge=2)] = 8
-    batch_size: Count = 256  # rollouts a step; a multiple of groupSize
+    """Rollouts of one environment that are compared with each other."""
+    batch_size: Count = 256
+    """Rollouts a step; a multiple of groupSize."""
     learning_rate: Positive = 2e-6
+    """Of AdamW."""
     clip_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    """How far a token's probability ratio may move."""
     temperature: Positive = 1.0
+    """Of sampling."""
     max_turns: Count = 32
+    """Assistant turns of a rollout, at most."""
     max_prompt_tokens: Count = 25600
+    """Tokens of a prompt with its tools, at most."""
     max_response_tokens: Count = 49152
+    """Tokens after the prompt, at most: the model's and the tools'."""
     reward: RewardKind = "f1"
+    """Of a rollout: F1 of recall (steps solved) and precision (calls that solved one), or one of them."""
     irrelevant_tools: IrrelevantTools = Field(default_factory=IrrelevantTools)
+    """Tools of other domains in the prompt."""
     batch_filling: BatchFilling = Field(default_factory=BatchFilling)
+    """Which groups are worth an update."""
 
     @model_validator(mode="after")
     def _whole_groups(self) -> Self:
@@ -149,49 +191,83 @@ class Sandboxes(Resource):
     """The pool that rollouts use. Locally: how many servers are started, and the weakest containment accepted."""
 
     replicas: Count = 1
-    runtime_class_name: str | None = "gvisor"
+    """Sandbox pods."""
+    runtime_class_name: Annotated[str, Field(max_length=253)] = "gvisor"
+    """RuntimeClass of the pods; empty takes the cluster's default runtime."""
     sessions_per_pod: Count = 64
+    """Sessions that a pod holds at once."""
     minimum_isolation: Literal["process", "namespaces", "gvisor"] = "process"
+    """The weakest containment that the run accepts, as a sandbox reports it."""
     require_network_isolation: bool = True
-    resources: dict[str, Any] = Field(default_factory=dict)
+    """Whether the run waits until egress from a sandbox pod was seen to be refused."""
+    resources: ResourceRequirements = Field(default_factory=lambda: ResourceRequirements())
+    """Of a sandbox pod."""
 
 
 class Trainer(Resource):
     """The trainer's pods."""
 
     nodes: Count = 1
+    """One is a Job; more are a RayJob."""
     gpus_per_node: Annotated[Integer, Field(ge=0)] = 0
-    image: str | None = None
-    resources: dict[str, Any] = Field(default_factory=dict)
+    """nvidia.com/gpu of each."""
+    image: Text | None = None
+    """The operator's default unless given."""
+    resources: ResourceRequirements = Field(default_factory=lambda: ResourceRequirements())
+    """Of each trainer pod."""
+    retries: Annotated[Integer, Field(ge=0, le=100)] = 3
+    """Times that a failed trainer is started again, from its checkpoint."""
 
 
 class Checkpoint(Resource):
     """Weight-only snapshots, and the state that a resume needs: separate artifacts, separate retention."""
 
-    claim_name: str | None = None
+    claim_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    """A PersistentVolumeClaim in the run's namespace. Without it and without size, checkpoints end with the pod."""
     size: Quantity | None = None
-    snapshot_every: Count = 10  # steps; the last step of a stage always gives one
+    """Of a claim that is made for the run, and deleted with it."""
+    snapshot_every: Count = 10
+    """Steps between snapshots; the last step of a stage always gives one."""
     keep_states: Count = 2
+    """States that a resume can start from."""
 
 
 class Evaluation(Resource):
-    benchmarks: list[Benchmark] = Field(default_factory=lambda: [_HOLDOUT])
-    samples: Count = 1  # rollouts an environment
-    temperature: Annotated[float, Field(ge=0.0)] = 0.6  # as the published function-calling protocols sample
+    """What is measured before training and after each stage."""
+
+    benchmarks: Annotated[list[Benchmark], Field(max_length=16)] = Field(default_factory=lambda: [_HOLDOUT])
+    """On what."""
+    samples: Count = 1
+    """Rollouts an environment."""
+    temperature: Annotated[float, Field(ge=0.0)] = 0.6
+    """Of sampling, as the published function-calling protocols sample."""
 
 
 class TrainingRunSpec(Resource):
+    """What is trained, in what, and how. Only `suspend` may change once the run exists."""
+
     seed: Annotated[Integer, Field(ge=0)] = 0
+    """Of everything random."""
     model: Model
+    """Where the policy starts."""
     engine: Literal["embedded", "verl"] = "embedded"
+    """embedded trains in one process; verl takes Ray and vLLM, and many GPUs."""
     environments: RunEnvironments = Field(default_factory=RunEnvironments)
+    """What it trains in."""
     sft: Sft | None = None
+    """Supervised fine-tuning first, if given."""
     rl: Rl | None = None
+    """Reinforcement learning then, if given."""
     sandboxes: Sandboxes = Field(default_factory=Sandboxes)
+    """The pods that execute tools."""
     trainer: Trainer = Field(default_factory=Trainer)
+    """The pods that train."""
     checkpoint: Checkpoint = Field(default_factory=Checkpoint)
+    """Where the model goes."""
     evaluation: Evaluation = Field(default_factory=Evaluation)
+    """What is measured."""
     suspend: bool = False
+    """Whether the run pauses: its pods end, its checkpoint stays, and it goes on from there."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -203,21 +279,37 @@ class TrainingRunSpec(Resource):
 
 
 class SandboxCounts(Resource):
+    """The sandbox pods of the run."""
+
     ready: Integer = 0
+    """Serving."""
     wanted: Integer = 0
+    """Asked for."""
     lost: Integer = 0
+    """Lost so far, and replaced."""
 
 
 class TrainingRunStatus(Resource):
+    """How far it is."""
+
     phase: Literal["Pending", "Provisioning", "Training", "Evaluating", "Suspended", "Succeeded", "Failed"] = "Pending"
+    """Where it stands."""
     stage: Literal["base", "sft", "rl"] | None = None
+    """Which stage runs."""
     step: Integer | None = None
+    """The last finished step of the stage."""
     total_steps: Integer | None = None
+    """Steps of the stage."""
     reward: float | None = None
-    eta: str | None = None
-    last_checkpoint: str | None = None
+    """Mean reward of the last step."""
+    eta: Annotated[str, Field(max_length=64)] | None = None
+    """When the stage should end (RFC 3339)."""
+    last_checkpoint: Annotated[str, Field(max_length=4096)] | None = None
+    """Path of the newest snapshot on the claim."""
     sandboxes: SandboxCounts | None = None
-    conditions: list[Condition] = Field(default_factory=list)
+    """Its sandbox pods."""
+    conditions: Conditions = Field(default_factory=list)
+    """Complete, Failed, Suspended, SandboxesReady and NetworkIsolated."""
 
 
 class TrainingRun(Resource):
