@@ -1,6 +1,6 @@
 """Which Environments there are, as far as runs need to know. Kept in memory, a few words an Environment."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -42,15 +42,15 @@ class Census:
     def forget(self, namespace: str, name: str) -> None:
         self._entries.get(namespace, {}).pop(name, None)
 
-    def count(self, namespace: str, selector: Selector) -> Counts:
-        """How many are selected in a namespace."""
-        phases = [entry.phase for entry in self._selected(namespace, selector)]
+    def count(self, namespace: str, selectors: Sequence[Selector]) -> Counts:
+        """How many of a namespace any of the selectors selects."""
+        phases = [entry.phase for entry in self._selected(namespace, selectors)]
         verified, rejected = phases.count("Verified"), phases.count("Rejected")
         return Counts(verified, rejected, len(phases) - verified - rejected)
 
-    def sources(self, namespace: str, selector: Selector) -> list[str]:
+    def sources(self, namespace: str, selectors: Sequence[Selector]) -> list[str]:
         """The ConfigMaps with the sources of those selected."""
-        return sorted({entry.source for entry in self._selected(namespace, selector) if entry.source})
+        return sorted({entry.source for entry in self._selected(namespace, selectors) if entry.source})
 
     def phases(self) -> dict[str, int]:
         """How many there are of each phase."""
@@ -60,7 +60,7 @@ class Census:
                 phases[entry.phase] += 1
         return phases
 
-    def _selected(self, namespace: str, selector: Selector) -> Iterator[Entry]:
+    def _selected(self, namespace: str, selectors: Sequence[Selector]) -> Iterator[Entry]:
         for entry in self._entries.get(namespace, {}).values():
-            if selector.matches(dict(entry.labels)):
+            if any(selector.matches(dict(entry.labels)) for selector in selectors):
                 yield entry

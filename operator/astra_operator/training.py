@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from astra_api.resource import GROUP
+from astra_api.resource import GROUP, Selector
 from astra_api.training_run import TrainingRun
 from astra_operator.census import Census
 from astra_operator.conditions import Condition
@@ -66,7 +66,7 @@ def training_plan(run: TrainingRun, owner: Owner, farm: Farm, census: Census) ->
 
 def environments_gate(run: TrainingRun, census: Census) -> Condition:
     """Opens when environments are verified and none is on its way: a run keeps the environments that it began with."""
-    found = census.count(run.metadata.namespace or "", run.spec.environments.selector)
+    found = census.count(run.metadata.namespace or "", _selectors(run))
     counted = f"{found.verified} verified, {found.rejected} rejected, {found.unfinished} on their way"
     if found.unfinished:
         return Condition("EnvironmentsReady", "False", "Verifying", counted)
@@ -74,6 +74,11 @@ def environments_gate(run: TrainingRun, census: Census) -> Condition:
         message = f"{counted}; spec.environments.selector must select Environments of this namespace"
         return Condition("EnvironmentsReady", "False", "NoneVerified", message)
     return Condition("EnvironmentsReady", "True", "Verified", counted)
+
+
+def _selectors(run: TrainingRun) -> list[Selector]:
+    held_out = run.spec.environments.holdout.selector
+    return [run.spec.environments.selector, *([held_out] if held_out is not None else [])]
 
 
 def manifest_of(run: TrainingRun) -> str:
@@ -95,7 +100,7 @@ def _rules(run: TrainingRun, census: Census) -> tuple[dict[str, Any], ...]:
             "verbs": ["patch"],
         },
     ]
-    sources = census.sources(run.metadata.namespace or "", run.spec.environments.selector)
+    sources = census.sources(run.metadata.namespace or "", _selectors(run))
     if sources:
         rules.append({"apiGroups": [""], "resources": ["configmaps"], "resourceNames": sources, "verbs": ["get"]})
     return tuple(rules)

@@ -123,7 +123,6 @@ def _container(work: Work) -> dict[str, Any]:
         ASTRA_RUN_FILE=f"{RUN_FOLDER}/{RUN_FILE}",
         ASTRA_SANDBOXES=",".join(work.pool.addresses),
         ASTRA_TLS_DIR=CERTIFICATES,
-        ASTRA_TLS_SERVER_NAME=work.pool.server_name,
         **work.variables,
     )
     resources = work.resources

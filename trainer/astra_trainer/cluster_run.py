@@ -1,0 +1,189 @@
+"""A TrainingRun in a cluster: `python -m astra_trainer.cluster_run`, the command of its Job.
+
+The same run as `astra train`, with environments read from the API, the sandboxes of its pool, and its progress written
+into its own status. The environments are kept with the checkpoints: a run that is started again has those it began
+with.
+"""
+
+import fcntl
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from astra_api.environment import Environment
+from astra_api.errors import BadInput
+from astra_api.kube import CONFIG_MAP, ENVIRONMENT, TRAINING_RUN, Kube, KubeError, Object, own_namespace
+from astra_api.manifests import check, load_manifests
+from astra_api.status_writer import StatusWriter
+from astra_api.training_run import TrainingRun
+from astra_sandbox.client import SandboxClient
+from astra_sandbox.interface import SandboxError
+from astra_sandbox.pool import pool_of_environment
+from astra_trainer.local_run import interruptible
+from astra_trainer.pipeline import train
+from astra_trainer.report import write_report
+
+KEPT = Path("environments") / "verified.json"
+
+
+def main() -> int:
+    """Exit codes as everywhere: 0 done, 1 ran and failed, 2 bad input, 130 interrupted."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    try:
+        return _main(Path(os.environ["ASTRA_RUN_FILE"]), Path(os.environ["ASTRA_OUT"]))
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (SandboxError, KubeError, OSError) as error:
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the run goes on from its last step when it is started again", file=sys.stderr)
+        return 130
+
+
+def _main(file: Path, out: Path) -> int:
+    run = load_manifests([file])[0].resource
+    if not isinstance(run, TrainingRun):
+        raise BadInput(f"{file}: a TrainingRun is needed, not a {run.kind}")
+    namespace = run.metadata.namespace or own_namespace() or "default"
+    kube = Kube.connect()
+    _wait_until_alone(out)
+    environments = keep_environments(run, kube, namespace, out)
+    with StatusWriter(kube, TRAINING_RUN, namespace, run.metadata.name) as status:
+        interruptible(_train(run, environments, out, pool_of_environment(), StatusProgress(status, out)))
+    write_report(out)
+    return 0
+
+
+async def _train(
+    run: TrainingRun, environments: list[Environment], out: Path, sandbox: SandboxClient, progress: "StatusProgress"
+) -> None:
+    try:
+        await train(run, environments, out, sandbox=sandbox, progress=progress)
+    finally:
+        await sandbox.close()
+
+
+def _wait_until_alone(out: Path) -> None:
+    """A trainer of this run on a node that was lost may take a while to end."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+def keep_environments(run: TrainingRun, kube: Kube, namespace: str, out: Path) -> list[Environment]:
+    """The environments that the run began with; the verified ones that it selects, if it begins now.
+
+    Raises BadInput when what was kept cannot be read, KubeError.
+    """
+    file = out / KEPT
+    if not file.exists():
+        chosen = [kept for body in kube.list(ENVIRONMENT, namespace) if (kept := _chosen(run, body, kube)) is not None]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_suffix(".part")
+        draft.write_text(json.dumps(chosen, ensure_ascii=False), encoding="utf-8")
+        draft.rename(file)
+    try:
+        return [_restored(kept) for kept in json.loads(file.read_text(encoding="utf-8"))]
+    except (ValueError, KeyError) as error:
+        raise BadInput(f"{file}: cannot be read back: {error}; remove the run's directory to begin again") from None
+
+
+def _chosen(run: TrainingRun, body: Object, kube: Kube) -> dict[str, Any] | None:
+    """{"manifest", "source"} of a verified environment that the run trains on or holds out, else None."""
+    wanted = run.spec.environments
+    selectors = [wanted.selector, *([wanted.holdout.selector] if wanted.holdout.selector else [])]
+    metadata = body["metadata"]
+    labels = metadata.get("labels") or {}
+    if not any(selector.matches(labels) for selector in selectors) or not _is_verified(body):
+        return None
+    manifest = {
+        "apiVersion": body["apiVersion"],
+        "kind": body["kind"],
+        "metadata": {"name": metadata["name"], "labels": labels},
+        "spec": body["spec"],
+    }
+    environment = check(Environment, manifest)
+    if not isinstance(environment, Environment) or environment.digest != body["status"].get("digest"):
+        return None
+    reference = environment.spec.source_ref
+    if reference is None:
+        return {"manifest": manifest, "source": None}
+    config_map = kube.get(CONFIG_MAP, metadata["namespace"], reference.config_map) or {}
+    source = (config_map.get("data") or {}).get(reference.key)
+    if source is None or environment.with_source(source).toolset.digest != body["status"].get("toolset"):
+        return None  # not what was verified
+    return {"manifest": manifest, "source": source}
+
+
+def _is_verified(body: Object) -> bool:
+    """Whether the verdict is of this generation."""
+    status = body.get("status") or {}
+    return status.get("phase") == "Verified" and any(
+        condition["type"] == "Verified"
+        and condition["status"] == "True"
+        and condition.get("observedGeneration") == body["metadata"].get("generation")
+        for condition in status.get("conditions") or []
+    )
+
+
+def _restored(kept: Mapping[str, Any]) -> Environment:
+    environment = Environment.model_validate(kept["manifest"])
+    return environment if kept["source"] is None else environment.with_source(kept["source"])
+
+
+class StatusProgress:
+    """A Progress that writes the run's status."""
+
+    def __init__(self, status: StatusWriter, out: Path) -> None:
+        self._status, self._out = status, out
+        self._total = self._first = 0
+        self._began = time.monotonic()
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        self._total, self._first, self._began = total, done, time.monotonic()
+        self._status.say(phase="Training", stage=name, step=done, totalSteps=total, eta=None)
+
+    def line(self, line: Mapping[str, Any]) -> None:
+        if line["kind"] == "evaluation":
+            self._status.say(stage=line["stage"], lastCheckpoint=self._last_checkpoint())
+            return
+        step = int(line["step"])
+        said: dict[str, Any] = {"phase": "Training", "stage": line["stage"], "step": step}
+        said |= {"lastCheckpoint": self._last_checkpoint(), "eta": self._eta(step)}
+        if line.get("reward_mean") is not None:
+            said["reward"] = round(float(line["reward_mean"]), 6)
+        if step >= self._total:
+            said["phase"] = "Evaluating"
+        self._status.say(**said)
+
+    def note(self, text: str) -> None:
+        print(text, flush=True)
+        if text.startswith("base: evaluating"):
+            self._status.say(phase="Evaluating", stage="base")
+
+    def _eta(self, step: int) -> str | None:
+        """When the stage ends, at the pace of this process so far."""
+        done = step - self._first
+        if done <= 0 or step >= self._total:
+            return None
+        left = (time.monotonic() - self._began) / done * (self._total - step)
+        return (datetime.now(UTC) + timedelta(seconds=left)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def _last_checkpoint(self) -> str | None:
+        folders = sorted(_visible(self._out / "checkpoints"), key=lambda folder: folder.stat().st_mtime)
+        return f"checkpoints/{folders[-1].name}" if folders else None
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    return (child for child in folder.glob("*") if not child.name.startswith("."))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
