@@ -9,7 +9,7 @@ ASTRA_CLUSTER_KIT ?= ../shared/cluster
 OUT ?= runs/demo
 SEED ?= 0
 
-.PHONY: help init demo test test-cluster lint types contracts proto models bench clean
+.PHONY: help init demo test test-cluster lint types contracts proto crds models bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 22
@@ -56,6 +56,9 @@ contracts: init ## who may import whom
 proto: init ## regenerate the gRPC stubs
 	@.venv-proto/bin/python -m grpc_tools.protoc -Iproto --python_out=proto --pyi_out=proto --grpc_python_out=proto \
 		$(STUBS)/sandbox.proto
+
+crds: init ## regenerate the CustomResourceDefinitions in the chart
+	@$(BIN)/python -m astra_api.crds helm/astra-farm/files/crds
 
 bench: init ## benchmarks (minutes): see bench/README.md
 	@$(BIN)/python bench/sandbox.py

@@ -39,7 +39,8 @@ Text = Annotated[str, Field(min_length=1, max_length=4096)]  # a path, a URL, th
 _NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
-_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(Ki|Mi|Gi|Ti|k|M|G|T|m)?")
+_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(Ki|Mi|Gi|Ti|k|M|G|T|m)?")
+QUANTITY_PATTERN = f"^{_QUANTITY.pattern}$"
 _SCALE = {
     "": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12,
     "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40,
@@ -77,14 +78,20 @@ def quantity(text: str) -> float:
 
 
 def _check_quantity(value: Any) -> Any:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = f"{value:g}"
+    """As the API server takes it: a string or a whole number."""
+    value = _integral(value)
+    if isinstance(value, float):
+        raise ValueError(f"write the quantity {value:g} as a string, or in thousandths: {value * 1000:g}m")
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
     if isinstance(value, str):
         quantity(value)
     return value
 
 
-Quantity = Annotated[str, Field(max_length=64), BeforeValidator(_check_quantity)]
+Quantity = Annotated[
+    str, Field(max_length=64, json_schema_extra={"x-kubernetes-int-or-string": True}), BeforeValidator(_check_quantity)
+]
 Resources = Annotated[dict[Annotated[str, Field(max_length=317)], Quantity], Field(max_length=16)]
 
 

@@ -26,7 +26,7 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-START_SECONDS = 120.0
+START_SECONDS = 280.0
 _CLONE_NEWNET = 0x40000000
 
 
