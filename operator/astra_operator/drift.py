@@ -22,7 +22,7 @@ def differs(manifest: dict[str, Any], found: dict[str, Any] | None) -> bool:
 def _within(wanted: Any, found: Any) -> bool:
     if isinstance(wanted, dict):
         if not wanted:
-            return not found  # the server drops what is empty
+            return found is None or isinstance(found, dict)  # the server drops what is empty, or fills it
         return isinstance(found, dict) and all(_within(value, found.get(key)) for key, value in wanted.items())
     if isinstance(wanted, list):
         if not wanted:

@@ -1,8 +1,8 @@
 """What a run needs next: the one reconcile function of TrainingRuns and SynthesisRuns. Pure.
 
-A run gets its rights, certificates and pool; when the pool serves, the canaries have spoken and every gate is open, it
-gets its Job; when that ends, or the run is suspended, the pool is released. Whatever is missing or was changed is made
-again, so the operator may be killed at any moment.
+When every gate is open, a run gets its rights, certificates and pool; when the pool serves and the canaries have
+spoken, its Job; when that ends, or the run is suspended, the pool is released. Whatever is missing or was changed is
+made again, so the operator may be killed at any moment.
 """
 
 from collections.abc import Mapping
@@ -100,7 +100,8 @@ def reconcile_run(plan: Plan | None, seen: Seen, now: datetime) -> list[Action]:
     end = None if seen.ended else job_end(plan.work, seen.job(plan.work), seen.workers, seen.kuberay)
     over = seen.ended or end is not None
     working = [pod for pod in seen.workers if not _finished(pod)]
-    if (over or plan.suspend) and not working:
+    waiting = seen.job(plan.work) is None and any(gate.status != "True" for gate in plan.gates)
+    if (over or plan.suspend or waiting) and not working:
         plan = replace(plan, pool=replace(plan.pool, replicas=0))
     pool = view(plan.pool.replicas, seen.sandbox_pods)
     job_actions, phase = _job(plan, seen, pool, end, working)

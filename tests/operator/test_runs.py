@@ -92,6 +92,7 @@ def test_a_run_waits_for_its_environments(bodies: list[dict[str, Any]], reason: 
     assert world.job is None
     assert world.status["phase"] == "Pending"
     assert world.condition("EnvironmentsReady")["reason"] == reason
+    assert world.objects == {}, "nothing is held while it waits"
 
 
 def test_suspending_ends_the_job_then_releases_the_pool_and_resuming_begins_again() -> None:
