@@ -167,6 +167,7 @@ def _canary(pool: Pool) -> dict[str, Any]:
 
 def _server(pool: Pool) -> dict[str, Any]:
     files = [f"--tls-{flag}={CERTIFICATES}/{file}" for flag, file in SERVER_FILES.items()]
+    listening = {"tcpSocket": {"port": PORT}}  # it listens once its own probe of the containment has passed
     listen = ["--listen", f"0.0.0.0:{PORT}", "--capacity", str(pool.capacity)]
     return {
         "name": "sandbox",
@@ -175,13 +176,9 @@ def _server(pool: Pool) -> dict[str, Any]:
         "command": ["python", "-m", "astra_sandbox", *listen, "--drain-seconds", str(_DRAIN_SECONDS), *files],
         "env": environment(),
         "ports": [{"name": "grpc", "containerPort": PORT, "protocol": "TCP"}],
-        "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 2},  # it listens once its probe has passed
-        "livenessProbe": {
-            "tcpSocket": {"port": PORT},
-            "initialDelaySeconds": 60,
-            "periodSeconds": 20,
-            "failureThreshold": 6,
-        },
+        "startupProbe": {**listening, "periodSeconds": 2, "failureThreshold": 150},  # five minutes, on a busy node
+        "readinessProbe": {**listening, "periodSeconds": 2},
+        "livenessProbe": {**listening, "periodSeconds": 20, "failureThreshold": 6, "timeoutSeconds": 5},
         "securityContext": container_security(),
         "resources": pool.resources or _SANDBOX_RESOURCES,
         "volumeMounts": [SCRATCH_MOUNT, {"name": "tls", "mountPath": CERTIFICATES, "readOnly": True}],
