@@ -78,7 +78,8 @@ class Lab:
 @pytest.fixture(scope="module")
 def cluster(api_server: Cluster) -> Cluster:
     for file in sorted((ROOT / "helm" / "astra-farm" / "files" / "crds").glob("*.yaml")):
-        api_server.apply(*yaml.safe_load_all(file.read_text()))
+        with suppress(AssertionError):  # it is there already; an old server drops the rules that it does not know
+            api_server.kubectl("create", "--validate=false", "-f", file)
     gvisor = {
         "apiVersion": "node.k8s.io/v1",
         "kind": "RuntimeClass",
