@@ -9,21 +9,30 @@ Both last for the session, and are a `clusters.Cluster`: `kubeconfig`, `kubectl(
 `namespace()`, `environment`, `version`. Tests make their own namespace and leave nothing outside it. A Python client
 is `kubernetes.config.new_client_from_config(str(api_server.kubeconfig))`.
 
+`crds` puts the three CRDs into `api_server`; `images` puts the project's images into `node`, and gives their names.
+
 Which cluster: `KUBECONFIG` if set (a kind cluster, say: both fixtures, and it must hold RuntimeClass `gvisor` and the
 images); `KUBEBUILDER_ASSETS` if set (envtest's binaries: `api_server` only); else the cluster kit, found by
 `ASTRA_CLUSTER_KIT` (`../shared/cluster`), once its `setup.sh` has run, as `make test-cluster` sees to. A node of the
 kit that should outlive one pytest run: `ASTRA_CLUSTER_RUN=/tmp/mine KIT/up.sh`, then pytest with the same variable.
 """
 
+import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from clusters import Cluster, Node, control_plane, kit_node
 
+from astra_api import crds as definitions
+
 ROOT = Path(__file__).parents[2]
-_KIT_BINARIES = Path(os.environ.get("ASTRA_CLUSTER_HOME", Path.home() / ".cache" / "astra-cluster")) / "kbin"
+_KIT_HOME = Path(os.environ.get("ASTRA_CLUSTER_HOME", Path.home() / ".cache" / "astra-cluster"))
+_KIT_BINARIES = _KIT_HOME / "kbin"
+_IMAGE_CACHE = Path.home() / ".cache" / "astra-farm" / "images"
+IMAGES = ("sandbox", "operator", "synth", "trainer")
+TAG = "0.1.0"
 
 
 def _kit(*programs: str) -> Path:
@@ -59,3 +68,37 @@ def node() -> Iterator[Node]:
         kit = _kit("etcd", "kube-apiserver", "kubelet", "kube-proxy", "kubectl", "runsc", "containerd-shim-runsc-v1")
         with kit_node(kit, _KIT_BINARIES) as cluster:
             yield cluster
+
+
+@pytest.fixture(scope="session")
+def crds(api_server: Cluster) -> Cluster:
+    """`api_server` with the three kinds."""
+    api_server.install(*definitions.definitions())
+    return api_server
+
+
+@pytest.fixture(scope="session")
+def image_loader(node: Node) -> Callable[..., dict[str, str]]:
+    """Puts images into the node, built when something of them has changed: `image_loader("sandbox", "operator")`."""
+    found = importlib.util.spec_from_file_location("images_build", ROOT / "images" / "build.py")
+    assert found is not None
+    assert found.loader is not None
+    build = importlib.util.module_from_spec(found)
+    found.loader.exec_module(build)
+    loaded: dict[str, str] = {}
+
+    def load(*names: str) -> dict[str, str]:
+        for name in names:
+            if name not in loaded and node.kit is not None:
+                base, mkimage = _KIT_HOME / "images" / "py", node.kit / "mkimage.py"
+                node.load_image(build.build_rootfs(name, base, mkimage, _IMAGE_CACHE, TAG))
+            loaded[name] = f"astra-farm-{name}:{TAG}"
+        return dict(loaded)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def images(image_loader: Callable[..., dict[str, str]]) -> dict[str, str]:
+    """The names of all images that pods here run, by part. Building them takes minutes, once."""
+    return image_loader(*IMAGES)

@@ -1,0 +1,30 @@
+"""`helm test`: opens a session in the operator's verification pool, calls a tool, and says what contains it."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from astra_api.records import Toolset, ToolSpec
+from astra_sandbox.client import SandboxClient
+from astra_sandbox.interface import ToolResult
+from astra_sandbox.link import ClientTls
+
+SCHEMA = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+TOOLS = (ToolSpec(name="length", description="How long a text is.", parameters=SCHEMA),)
+TOOLSET = Toolset(tools=TOOLS, source="def length(text):\n    return len(text)\n", state="stateless")
+
+
+async def main(address: str) -> int:
+    files = (Path("/tls", name).read_bytes() for name in ("client.crt", "client.key", "ca.crt"))
+    client = SandboxClient([address], ClientTls(*files))
+    try:
+        (session,) = await client.open_sessions(TOOLSET, 1, seed=0)
+        outcome = await session.call("length", '{"text": "astra"}')
+        await session.close()
+    finally:
+        await client.close()
+    print(f"{address}: length('astra') gave {outcome}")
+    return 0 if isinstance(outcome, ToolResult) and outcome.json_text == "5" else 1
+
+
+sys.exit(asyncio.run(main(sys.argv[1])))
