@@ -77,7 +77,7 @@ class Cluster:
         self.kubectl("apply", "--server-side", "--force-conflicts", "--validate=false", "-f", "-", stdin=text)
 
     def install(self, *definitions: dict[str, Any]) -> None:
-        """CustomResourceDefinitions, until they are served. (Not by server-side apply: servers before 1.25 refuse rules.)"""
+        """CustomResourceDefinitions, until they are served. Not by server-side apply: old servers then refuse rules."""
         names = [f"crd/{definition['metadata']['name']}" for definition in definitions]
         self.kubectl("apply", "--validate=false", "-f", "-", stdin=yaml.safe_dump_all(definitions))
         self.kubectl("wait", "--for=condition=Established", "--timeout=100s", *names)
