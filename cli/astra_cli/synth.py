@@ -14,32 +14,51 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from astra_synth.tables import Generator
+    from astra_synth.accounts import Accounts
+    from astra_synth.run import Source
 
 
 def synth(
     file: Annotated[Path, typer.Option("-f", "--file", help="A manifest with one SynthesisRun.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Directory for what is made.", show_default=False)],
     jobs: Annotated[int, typer.Option(min=1, max=256, help="Toolsets verified at the same time.")] = 4,
+    cache: Annotated[
+        Path | None, typer.Option(help="Directory of a teacher's answers, to share by runs. Default: OUT/teacher.")
+    ] = None,
 ) -> int:
-    """Make environments, verify each in a sandbox, and write their manifests.
+    """Make environments, verify each in a sandbox, and write their manifests and a report.
 
-    The same command again goes on where it stopped. Exit code 0: as many as asked for were made. 1: fewer, or the
-    sandbox failed. 2: the run or its tables cannot be used.
+    The same command again goes on where it stopped, and pays a teacher for nothing twice. The teacher's key is read
+    from ASTRA_TEACHER_API_KEY (the judge's from ASTRA_JUDGE_API_KEY). Exit code 0: as many as asked for were made. 1:
+    fewer, or the sandbox or the teacher failed. 2: the run or its source cannot be used.
     """
     from rich.console import Console
 
     try:
+        from astra_synth.accounts import Accounts
+        from astra_synth.report import write_report
         from astra_synth.run import open_run
+        from astra_synth.teacher import TeacherError
     except ImportError as error:
         raise BadInput(f"astra synth needs {error.name}; install astra-farm[sandbox,synth]") from None
     run = _the_run(file)
     err = Console(stderr=True)
-    with err.status("reading tables"):
-        generator = open_run(run, file.parent)
-    status = asyncio.run(_synthesize(run, generator, out, jobs, err))
+    with err.status("reading what to draw from"):
+        source = open_run(run, file.parent, cache)
+    accounts = Accounts()
+    try:
+        status = asyncio.run(_synthesize(run, source, out, jobs, accounts, err))
+    except TeacherError as error:
+        problem = f"error: {type(error).__name__}: {error}; the same command goes on from here"
+        err.print(problem, markup=False, highlight=False, soft_wrap=True)
+        return 1
+    with err.status("writing the report"):
+        page = write_report(out)
     console = Console()
     console.print(_summary(status))
+    if accounts.records:
+        console.print(_stages(accounts))
+    console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"{status.phase}: {out}", markup=False, highlight=False, soft_wrap=True)
     return 0 if status.phase == "Succeeded" else 1
 
@@ -53,7 +72,7 @@ def _the_run(file: Path) -> SynthesisRun:
 
 
 async def _synthesize(
-    run: SynthesisRun, generator: "Generator", out: Path, jobs: int, err: "Console"
+    run: SynthesisRun, source: "Source", out: Path, jobs: int, accounts: "Accounts", err: "Console"
 ) -> SynthesisRunStatus:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -67,9 +86,13 @@ async def _synthesize(
             bar = progress.add_task("making environments", total=run.spec.count)
 
             def show(produced: int, rejected: int) -> None:
-                progress.update(bar, completed=produced, description=f"making environments, {rejected} rejects")
+                total = accounts.total
+                cost = f", {total.calls} calls, {total.tokens} tokens" if total.calls else ""
+                progress.update(bar, completed=produced, description=f"making environments, {rejected} rejects{cost}")
 
-            return await synthesize(run, generator, sandbox, out, show, concurrency=jobs)
+            return await synthesize(
+                run, source, sandbox, out, show, concurrency=jobs, on_done=lambda done: accounts.add(done.record)
+            )
 
 
 def _summary(status: SynthesisRunStatus) -> "Table":
@@ -82,4 +105,19 @@ def _summary(status: SynthesisRunStatus) -> "Table":
     rows += [(f"  {reason}", count) for reason, count in sorted(status.rejected_by.items(), key=lambda item: -item[1])]
     for name, count in rows:
         table.add_row(name, str(count))
+    return table
+
+
+def _stages(accounts: "Accounts") -> "Table":
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("stage", "entered", "passed", "yield", "calls", "tokens", "cost"):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    for stage in accounts.stages():
+        used = stage.usage
+        figures = (stage.entered, stage.passed, f"{stage.yielded:.0%}", used.calls, used.tokens, f"{used.cost:.4f}")
+        table.add_row(stage.name, *map(str, figures))
+    total = accounts.total
+    table.add_row("all", "", "", "", str(total.calls), str(total.tokens), f"{total.cost:.4f}")
     return table

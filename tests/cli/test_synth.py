@@ -57,11 +57,17 @@ BAD = {
         "holds 0 documents of kind SynthesisRun; give a file with exactly one",
     ),
     "two runs": (f"{RUN}---\n{RUN}", "holds 2 documents of kind SynthesisRun"),
-    "a source that is not built": (
+    "no such questions": (
         RUN.replace("{type: tables, pack: chemistry}", "{type: questions, path: q.txt}").replace(
             "  count: 4", "  teacher: {baseUrl: 'http://h/v1', model: m}\n  count: 4"
         ),
-        "spec.environments.source.type: questions is not built yet; use type: tables",
+        "q.txt: cannot be read",
+    ),
+    "an unknown language": (
+        RUN.replace("{type: tables, pack: chemistry}", "{type: knowledge, domains: [a], languages: [xx]}").replace(
+            "  count: 4", "  teacher: {baseUrl: 'http://h/v1', model: m}\n  count: 4"
+        ),
+        "spec.environments.source.languages[0]: xx cannot be told from other languages",
     ),
 }
 

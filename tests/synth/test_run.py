@@ -17,6 +17,7 @@ from astra_api.synthesis_run import SynthesisRun
 from astra_sandbox.interface import Isolation, Sandbox, SandboxError, Session
 from astra_sandbox.launching import launch_local
 from astra_synth.run import open_run, synthesize
+from astra_synth.table_run import TableRun
 
 from .conftest import MAKERS, WritePack
 
@@ -181,7 +182,9 @@ async def test_what_a_verifier_rejects_is_replaced(
     """The first draft of every third environment is spoilt; the verifier sees it and another takes its place."""
     folder = write_pack().parent
     run = shop_run()
-    generator = open_run(run, folder)
+    source = open_run(run, folder)
+    assert isinstance(source, TableRun)
+    generator = source.generator
     original = generator.make
 
     def spoilt(index: int, skip: int = 0) -> Any:
@@ -192,7 +195,7 @@ async def test_what_a_verifier_rejects_is_replaced(
         return type(made)(index, made.environment.model_copy(update={"spec": spec}), made.rejects)
 
     monkeypatch.setattr(generator, "make", spoilt)
-    status = await synthesize(run, generator, server, tmp_path / "out", lambda *_: None)
+    status = await synthesize(run, source, server, tmp_path / "out", lambda *_: None)
     assert status.produced == 8
     assert status.rejected_by["AnswerNotTerminal"] == 3
     assert all(environment.spec.answer != "no such answer" for environment in environments(tmp_path / "out"))

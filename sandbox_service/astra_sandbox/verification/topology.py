@@ -1,17 +1,17 @@
 """The step graph: is it a DAG whose end gives the main answer, and are steps without a tool its leaves?"""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import networkx as nx
 
-from astra_api.environment import EnvironmentSpec
+from astra_api.environment import EnvironmentSpec, Step
 from astra_api.graph import step_graph, terminal_steps
 from astra_sandbox.verification.verdict import Finding, Reason
 
 
 def check_topology(spec: EnvironmentSpec) -> Iterator[Finding]:
     """Distinct ids, dependencies that exist, no cycle, a step that needs a tool, and the main answer at an end."""
-    broken = list(_check_edges(spec))
+    broken = list(edge_findings(spec.steps))
     yield from broken
     if not spec.tool_steps:
         yield _found(Reason.NO_TOOL_STEP, "spec.steps: no step has a call; give at least one the call that answers it")
@@ -38,22 +38,23 @@ def check_leaf_only(spec: EnvironmentSpec) -> Iterator[Finding]:
                 )
 
 
-def _check_edges(spec: EnvironmentSpec) -> Iterator[Finding]:
+def edge_findings(steps: Sequence[Step]) -> Iterator[Finding]:
+    """Distinct ids, dependencies that exist, no cycle."""
     first: dict[str, int] = {}
-    for index, step in enumerate(spec.steps):
+    for index, step in enumerate(steps):
         if first.setdefault(step.id, index) != index:
             yield _found(
                 Reason.DUPLICATE_STEP,
                 f"spec.steps[{index}].id: {step.id} is taken by spec.steps[{first[step.id]}]; give it its own",
             )
-    for index, step in enumerate(spec.steps):
+    for index, step in enumerate(steps):
         for position, parent in enumerate(step.depends_on):
             field = f"spec.steps[{index}].dependsOn[{position}]"
             if parent == step.id:
                 yield _found(Reason.SELF_DEPENDENCY, f"{field}: {step.id} depends on itself; drop the entry")
             elif parent not in first:
                 yield _found(Reason.UNKNOWN_DEPENDENCY, f"{field}: no step is called {parent}; name an existing step")
-    graph = step_graph(spec.steps)
+    graph = step_graph(steps)
     graph.remove_edges_from(list(nx.selfloop_edges(graph)))
     try:
         cycle = nx.find_cycle(graph)

@@ -1,0 +1,82 @@
+"""What a report is made of, read from an output directory."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from astra_api.environment import Environment
+from astra_api.errors import BadInput
+from astra_api.graph import levels
+from astra_api.manifests import load_manifests
+from astra_api.records import Reject
+from astra_synth.accounts import Accounts
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """A run as its directory tells it, finished or not."""
+
+    directory: Path
+    run: dict[str, Any]
+    environments: list[Environment]
+    rejects: list[Reject]
+    accounts: Accounts  # empty for a run over tables
+
+    @property
+    def hops(self) -> Counter[int]:
+        return Counter(len(environment.spec.tool_steps) for environment in self.environments)
+
+    @property
+    def scenarios(self) -> Counter[str]:
+        return Counter(environment.spec.scenario for environment in self.environments)
+
+    @property
+    def domains(self) -> Counter[str]:
+        return Counter(environment.spec.domain for environment in self.environments)
+
+    @property
+    def languages(self) -> Counter[str]:
+        return Counter(environment.spec.language for environment in self.environments)
+
+    @property
+    def widths(self) -> Counter[int]:
+        """Environments by the most tool calls that may run at once."""
+        return Counter(width(environment) for environment in self.environments)
+
+    @property
+    def reasons(self) -> Counter[tuple[str, str]]:
+        """Rejects by stage and reason."""
+        return Counter((reject.stage, reject.reason) for reject in self.rejects)
+
+    @property
+    def steps(self) -> int:
+        return sum(len(environment.spec.steps) for environment in self.environments)
+
+    @property
+    def tool_steps(self) -> int:
+        return sum(len(environment.spec.tool_steps) for environment in self.environments)
+
+
+def width(environment: Environment) -> int:
+    """The most tool calls of an environment that may run at once."""
+    return max(sum(step.call is not None for step in level) for level in levels(environment.spec.steps))
+
+
+def read_synthesis(directory: Path) -> Synthesis:
+    """Reads an output directory. Raises BadInput when it is none, or damaged."""
+    try:
+        run = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+        accounts, rejects = Accounts(), list[Reject]()
+        for file in sorted((directory / "done").glob("*.json"), key=lambda file: int(file.stem)):
+            done = json.loads(file.read_text(encoding="utf-8"))
+            accounts.add(done.get("record") or {})
+            rejects += [Reject.model_validate(reject) for reject in done["rejects"]]
+        files = sorted((directory / "environments").glob("*.yaml"), key=lambda file: int(file.stem))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{directory}: is not the output of a synthesis run: {error}") from None
+    found = [manifest.resource for manifest in load_manifests(files)] if files else []
+    return Synthesis(
+        directory, run, [resource for resource in found if isinstance(resource, Environment)], rejects, accounts
+    )
