@@ -43,10 +43,11 @@ def merged(
             "type": condition.type,
             "status": condition.status,
             "reason": condition.reason,
-            "message": condition.message[:_MESSAGE_LENGTH],
             "observedGeneration": generation,
             "lastTransitionTime": (known or {}).get("lastTransitionTime") or timestamp(now) if same else timestamp(now),
         }
+        if condition.message:  # some old servers take an empty string for null
+            before[condition.type]["message"] = condition.message[:_MESSAGE_LENGTH]
     return list(before.values())
 
 

@@ -188,6 +188,6 @@ def _report(seen: EnvironmentSeen, status: dict[str, Any], conditions: list[Cond
         actions.append(PatchStatus(status))
     verified = next((condition for condition in conditions if condition.type == "Verified"), None)
     before = find(seen.conditions, "Verified") or {}
-    if verified is not None and verified.status == "False" and before.get("message") != verified.message:
+    if verified is not None and verified.status == "False" and before.get("message", "") != verified.message:
         actions.append(Emit("Warning", verified.reason, verified.message))
     return actions
