@@ -70,5 +70,6 @@ capabilities: {drop: [ALL]}
 {{- end }}
 
 {{- define "astra-farm.policyVersion" -}}
-{{- ternary "policy/v1" "policy/v1beta1" (.Capabilities.APIVersions.Has "policy/v1/PodDisruptionBudget") }}
+{{- $served := and (.Capabilities.APIVersions.Has "policy/v1") (semverCompare ">=1.21.0-0" .Capabilities.KubeVersion.Version) }}
+{{- ternary "policy/v1" "policy/v1beta1" $served }}
 {{- end }}
