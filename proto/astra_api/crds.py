@@ -6,8 +6,8 @@ The models say what is allowed, their docstrings what it means; this module says
 * CEL rules for what the models' validators check across fields, and for what may not change;
 * bounds on every string, list and map: the API server refuses rules whose worst case it cannot estimate.
 
-Where null is no value of its own it is not `nullable`: the API server drops such nulls, and the models read them as
-absent. Defaults are written out, so that a stored object keeps its meaning when a default changes.
+Only what may be null in JSON (an answer) is `nullable`; elsewhere the API server refuses a null, or puts the default in
+its place. Defaults are written out, so that a stored object keeps its meaning when a default changes.
 """
 
 import ast
@@ -164,6 +164,9 @@ def _unchanged(field: str) -> Rule:
 
 _ORDERED = Rule("self.min <= self.max", "min must not be more than max")
 
+# What may change of a TrainingRun: how it is run, not what it learns.
+FREE = ("suspend", "sandboxes", "trainer", "checkpoint")
+
 # By the name of the model: what its validators check across fields.
 RULES: dict[str, tuple[Rule, ...]] = {
     "Step": (
@@ -203,7 +206,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
             "engine: embedded needs trainer.nodes: 1; use engine: verl",
         ),
         Rule("has(self.sft) || has(self.rl)", "nothing to train: give sft, rl or both"),
-        *(_unchanged(field.alias or name) for name, field in TrainingRunSpec.model_fields.items() if name != "suspend"),
+        *(_unchanged(field.alias or name) for name, field in TrainingRunSpec.model_fields.items() if name not in FREE),
     ),
 }
 

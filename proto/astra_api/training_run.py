@@ -244,7 +244,7 @@ class Evaluation(Resource):
 
 
 class TrainingRunSpec(Resource):
-    """What is trained, in what, and how. Only `suspend` may change once the run exists."""
+    """What is trained, in what, and how. Once it exists: suspend, sandboxes, trainer and checkpoint may change."""
 
     seed: Annotated[Integer, Field(ge=0)] = 0
     """Of everything random."""

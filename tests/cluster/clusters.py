@@ -71,10 +71,10 @@ class Cluster:
         """`kubectl get ... -o yaml`, parsed."""
         return yaml.safe_load(self.kubectl("get", *arguments, "-o", "yaml"))
 
-    def apply(self, *objects: dict[str, Any]) -> None:
+    def apply(self, *objects: dict[str, Any], namespace: str | None = None) -> None:
         """Server-side apply, without the client's validation: old servers do not know all that new ones do."""
-        text = yaml.safe_dump_all(objects)
-        self.kubectl("apply", "--server-side", "--force-conflicts", "--validate=false", "-f", "-", stdin=text)
+        flags = ["--server-side", "--force-conflicts", "--validate=false", *(["-n", namespace] if namespace else [])]
+        self.kubectl("apply", *flags, "-f", "-", stdin=yaml.safe_dump_all(objects))
 
     def install(self, *definitions: dict[str, Any]) -> None:
         """CustomResourceDefinitions, until they are served. Not by server-side apply: old servers then refuse rules."""

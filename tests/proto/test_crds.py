@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from astra_api.canonical import digest
-from astra_api.crds import CATEGORY, definitions, escaped, files
+from astra_api.crds import CATEGORY, FREE, definitions, escaped, files
 from astra_api.environment import Environment
 from astra_api.manifests import KINDS
 from astra_api.training_run import TrainingRun
 from astra_api.yaml_documents import documents
+from astra_operator import training
 
 ROOT = Path(__file__).parents[2]
 _module = importlib.util.spec_from_file_location("admission", Path(__file__).with_name("admission.py"))
@@ -45,7 +46,7 @@ def _synthesis(**spec: Any) -> Schema:
 
 def _environment(**changes: Any) -> Schema:
     body = yaml.safe_load((ROOT / "examples/environments/city-trip.yaml").read_text())
-    body["spec"] |= changes
+    body["spec"] = {name: value for name, value in (body["spec"] | changes).items() if value is not None}
     return body
 
 
@@ -145,16 +146,13 @@ def test_the_examples_are_admitted(path: Path) -> None:
 
 
 _VALUES: dict[str, tuple[Any, ...]] = {
-    "integer": (-1, 0, 1, 2, 5, 64, 1001, 2000000, None),
-    "number": (-1.0, 0.0, 0.3, 0.5, 1.0, 700.0, None),
-    "string": ("", "p", "x" * 5000, None),
-    "boolean": (True, None),
-    "object": ({}, None),
-    "array": ([], None),
+    "integer": (-1, 0, 1, 2, 5, 64, 1001, 2000000),
+    "number": (-1.0, 0.0, 0.3, 0.5, 1.0, 700.0),
+    "string": ("", "p", "x" * 5000),
+    "boolean": (True, False),
+    "object": ({},),
+    "array": ([],),
 }
-
-
-_OPTIONAL = ("source", "sourceRef", "sft", "rl", "teacher", "preset")
 
 
 def _places(schema: Schema, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -162,9 +160,8 @@ def _places(schema: Schema, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[
     for name, inner in schema.get("properties", {}).items():
         if name in ("labels", "matchLabels", "trajectories", "parameters", "arguments"):
             continue  # free-form, or checked by the operator alone
-        for value in inner.get("enum", _VALUES.get(inner.get("type", ""), (None,))):
-            if value is not None or name in _OPTIONAL:  # where a default takes its place, models refuse a null
-                yield (*path, name), value
+        for value in inner.get("enum", _VALUES.get(inner.get("type", ""), ())):
+            yield (*path, name), value
         yield from _places(inner, (*path, name))
 
 
@@ -209,19 +206,20 @@ def test_what_is_stored_means_the_same(body: Schema) -> None:
         assert before.digest == after.digest
 
 
-def test_a_training_run_changes_only_in_suspend() -> None:
+def test_a_training_run_changes_only_in_how_it_is_run() -> None:
+    assert FREE == training.FREE
     old = _run(model=_TINY, rl={}, sandboxes={"runtimeClassName": None})
     definition = DEFINITIONS["TrainingRun"]
     assert admission.admit(definition, old, old) == []
     assert admission.admit(definition, _run(model=_TINY, rl={}, suspend=True), _run(model=_TINY, rl={})) == []
     for name in TrainingRun.model_fields["spec"].annotation.model_fields:  # type: ignore[union-attr]
-        if name != "suspend":
+        if name not in FREE:
             assert any(f"{name} cannot be changed" in rule["message"] for rule in _spec_rules(definition)), name
     for change, field in (
         ({"seed": 1}, "seed"),
         ({"sft": {"dataset": {"type": "gold"}}}, "sft"),
         ({"rl": {"steps": 3}}, "rl"),
-        ({"checkpoint": {"size": 1000}}, "checkpoint"),
+        ({"evaluation": {"samples": 2}}, "evaluation"),
     ):
         refusals = admission.admit(definition, _run(**{"model": _TINY, "rl": {}} | change), _run(model=_TINY, rl={}))
         assert refusals == [f"spec: {field} cannot be changed; make a new object"]
@@ -317,7 +315,7 @@ def test_everything_is_bounded_and_structural(definition: Schema) -> None:
                 assert "default" not in schema, path
 
 
-@pytest.mark.parametrize("definition", [DEFINITIONS["Environment"], DEFINITIONS["TrainingRun"]])
+@pytest.mark.parametrize("definition", DEFINITIONS.values(), ids=DEFINITIONS)
 def test_explain_has_something_to_say(definition: Schema) -> None:
     root = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     described = [

@@ -1,0 +1,125 @@
+"""The three kinds on a real API server, whatever its version."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from clusters import Cluster
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "environments" / "city-trip.yaml"
+
+
+def _environment(**spec: Any) -> dict[str, Any]:
+    body: dict[str, Any] = yaml.safe_load(EXAMPLE.read_text())
+    body["spec"] |= spec
+    return body
+
+
+def test_they_are_served_as_they_were_written(crds: Cluster) -> None:
+    for name in ("environments", "synthesisruns", "trainingruns"):
+        conditions = crds.get("crd", f"{name}.astra.farm")["status"]["conditions"]
+        states = {condition["type"]: condition["status"] for condition in conditions}
+        assert states["NamesAccepted"] == states["Established"] == "True"
+        assert "NonStructuralSchema" not in states
+
+
+def test_short_names_columns_and_category(crds: Cluster) -> None:
+    with crds.namespace() as namespace:
+        crds.kubectl("apply", "--server-side", "-n", namespace, "-f", EXAMPLE)
+        run = {"apiVersion": "astra.farm/v1alpha1", "kind": "TrainingRun", "metadata": {"name": "r"}}
+        crds.apply(run | {"spec": {"model": {"preset": "tiny"}, "rl": {}}}, namespace=namespace)
+        assert crds.kubectl("get", "env", "-n", namespace).split()[:4] == ["NAME", "PHASE", "DOMAIN", "SCENARIO"]
+        assert crds.kubectl("get", "train", "-n", namespace).split()[:3] == ["NAME", "PHASE", "STAGE"]
+        everything = crds.kubectl("get", "astra", "-n", namespace, "-o", "name").split()
+        assert set(everything) == {"environment.astra.farm/city-trip", "trainingrun.astra.farm/r"}
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("environment.spec.steps.match", "How a result is compared"),
+        ("synthesisrun.spec.count", "How many"),
+        ("trainingrun.spec.rl.maxTurns", "Assistant turns"),
+        ("trainingrun.status.reward", "Mean reward"),
+    ],
+)
+def test_explain(crds: Cluster, path: str, words: str) -> None:
+    assert words in crds.kubectl("explain", path)
+
+
+def test_what_comes_back_means_the_same(crds: Cluster) -> None:
+    """Defaults are filled in, free-form answers and arguments kept to the byte."""
+    from astra_api.environment import Environment
+
+    body = _environment()
+    body["spec"]["steps"][0]["answer"] = {"deep": [1, None, {"unknown": True}], "text": "5e-6"}
+    with crds.namespace() as namespace:
+        crds.apply(body, namespace=namespace)
+        stored = crds.get("env", "city-trip", "-n", namespace)
+        assert stored["spec"]["sandbox"]["memory"] == "256Mi"
+        kept = {"apiVersion", "kind", "metadata", "spec"}
+        assert Environment.model_validate({key: stored[key] for key in kept}).digest == (
+            Environment.model_validate(body).digest
+        )
+
+
+def test_scale(crds: Cluster) -> None:
+    with crds.namespace() as namespace:
+        crds.apply(_environment(), namespace=namespace)
+        crds.kubectl("scale", "env/city-trip", "--replicas=2", "-n", namespace)
+        assert crds.get("env", "city-trip", "-n", namespace)["spec"]["sandbox"]["replicas"] == 2
+
+
+def test_status_is_apart(crds: Cluster) -> None:
+    with crds.namespace() as namespace:
+        crds.apply(_environment() | {"status": {"phase": "Verified"}}, namespace=namespace)
+        stored = crds.get("env", "city-trip", "-n", namespace)
+        assert "phase" not in stored.get("status", {})
+        assert stored["metadata"]["generation"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"question": ""}, "spec.question"),
+        ({"sourceRef": None}, "spec.sourceRef"),
+        ({"scenario": "hop"}, "spec.scenario"),
+        ({"steps": []}, "spec.steps"),
+        ({"domain": 3}, "spec.domain"),
+        ({"sandbox": {"replicas": 1001}}, "spec.sandbox.replicas"),
+        ({"sandbox": {"memory": "lots"}}, "spec.sandbox.memory"),
+        ({"source": "x" * 131073}, "spec.source"),
+    ],
+)
+def test_every_server_names_the_bad_field(crds: Cluster, change: dict[str, Any], field: str) -> None:
+    with crds.namespace() as namespace, pytest.raises(AssertionError, match=field.replace(".", r"\.")):
+        crds.apply(_environment(**change), namespace=namespace)
+
+
+def test_rules_hold_where_the_server_knows_cel(crds: Cluster) -> None:
+    both = _environment(sourceRef={"configMap": "c", "key": "k"})
+    with crds.namespace() as namespace:
+        if not crds.has_cel:  # then the operator refuses it, in a condition
+            crds.apply(both, namespace=namespace)
+            return
+        with pytest.raises(AssertionError, match="give exactly one of source and sourceRef"):
+            crds.apply(both, namespace=namespace)
+
+
+def test_conditions_are_merged_by_type(crds: Cluster) -> None:
+    if crds.version < (1, 22):
+        pytest.skip("needs Kubernetes 1.22: before, managers of one list of a custom resource conflict")
+    with crds.namespace() as namespace:
+        crds.apply(_environment(), namespace=namespace)
+        for manager, kind in (("one", "Verified"), ("two", "Ready")):
+            condition = {"type": kind, "status": "True", "reason": "Test"}
+            status = {"apiVersion": "astra.farm/v1alpha1", "kind": "Environment", "status": {"conditions": [condition]}}
+            patch = copy.deepcopy(status | {"metadata": {"name": "city-trip", "namespace": namespace}})
+            arguments = ("--server-side", "--subresource=status", f"--field-manager={manager}", "--validate=false")
+            crds.kubectl("apply", *arguments, "-f", "-", stdin=json.dumps(patch))
+        conditions = crds.get("env", "city-trip", "-n", namespace)["status"]["conditions"]
+        assert {condition["type"] for condition in conditions} == {"Verified", "Ready"}
