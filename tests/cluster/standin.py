@@ -46,8 +46,7 @@ class KubeletStandIn:
             self._stop.set()
             self._thread.join(30)
             for _, process in self._servers.values():
-                process.kill()
-                process.wait()
+                _end(process)
             self._folder.cleanup()
 
     def pods(self, role: str) -> list[dict[str, Any]]:
@@ -61,7 +60,7 @@ class KubeletStandIn:
     def _look(self) -> None:
         pods = list(self.kube.list(POD, self.namespace, MANAGED))
         for uid in self._servers.keys() - {pod["metadata"]["uid"] for pod in pods}:
-            self._servers.pop(uid)[1].kill()
+            _end(self._servers.pop(uid)[1])
         for pod in pods:
             if pod["metadata"].get("deletionTimestamp"):
                 self._remove(pod)
@@ -118,6 +117,11 @@ class KubeletStandIn:
 
     def _patch(self, pod: dict[str, Any], status: dict[str, Any]) -> None:
         self.kube.patch_status(POD, self.namespace, pod["metadata"]["name"], status, uid=pod["metadata"]["uid"])
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    process.communicate()  # closes its pipes
 
 
 def ended(exit_code: int, message: str = "") -> dict[str, Any]:

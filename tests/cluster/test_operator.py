@@ -1,5 +1,6 @@
 """The operator against a real API server and real controllers; a stand-in plays the kubelet."""
 
+import json
 import random
 import socket
 import threading
@@ -47,10 +48,9 @@ class Lab:
         return next((condition for condition in conditions if condition["type"] == of), {})
 
     def change(self, kind: Kind, name: str, spec: dict[str, Any]) -> None:
-        self.cluster.kubectl(
-            "patch", kind.plural + "." + kind.api_version.partition("/")[0], name, "-n", self.namespace, "--type=merge",
-            "-p", yaml.safe_dump({"spec": spec}, default_flow_style=True, width=10**6),
-        )  # fmt: skip
+        what = f"{kind.plural}.{kind.api_version.partition('/')[0]}"
+        patch = json.dumps({"spec": spec})
+        self.cluster.kubectl("patch", what, name, "-n", self.namespace, "--type=merge", "-p", patch)
 
     def wait_phase(self, kind: Kind, name: str, phase: str, seconds: float = 180.0) -> None:
         eventually(
