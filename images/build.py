@@ -90,7 +90,7 @@ def closure(requirements: Iterable[Requirement]) -> list[importlib.metadata.Dist
         except importlib.metadata.PackageNotFoundError:
             raise BuildError(f"{name} is not installed here: run `make init`") from None
         if name != _OWN:
-            if distribution.version != pins.get(name):
+            if distribution.version.partition("+")[0] != pins.get(name):  # a CPU build of torch is torch too
                 raise BuildError(
                     f"{name} is {distribution.version} here, {pins.get(name)} in the lock: run `make init`"
                 )
