@@ -64,9 +64,13 @@ class RunningOperator:
             return text
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples that carry the labels."""
+        """The sum of a metric's samples that carry the labels; 0 of an operator that does not answer yet."""
         total = 0.0
-        for line in self.page("metrics").splitlines():
+        try:
+            page = self.page("metrics")
+        except OSError:
+            return 0.0
+        for line in page.splitlines():
             if line.startswith(name) and all(f'{key}="{value}"' in line for key, value in labels.items()):
                 total += float(line.rsplit(" ", 1)[1])
         return total
