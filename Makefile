@@ -9,7 +9,7 @@ ASTRA_CLUSTER_KIT ?= ../shared/cluster
 OUT ?= runs/demo
 SEED ?= 0
 
-.PHONY: help init demo test test-cluster lint types contracts proto crds models bench clean
+.PHONY: help init demo test test-cluster lint types contracts proto crds chart-docs images kind-up models bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 22
@@ -59,6 +59,15 @@ proto: init ## regenerate the gRPC stubs
 
 crds: init ## regenerate the CustomResourceDefinitions in the chart
 	@$(BIN)/python -m astra_api.crds helm/astra-farm/files/crds
+
+chart-docs: init ## regenerate the table of the chart's values
+	@$(BIN)/python scripts/chart_values.py
+
+images: init ## build all images with a Docker engine (TAG=...)
+	@$(BIN)/python images/build.py docker $(if $(TAG),--tag $(TAG))
+
+kind-up: init ## a farm in kind: cluster, images, chart, a first TrainingRun
+	@PYTHON=$(BIN)/python scripts/kind_up.sh
 
 bench: init ## benchmarks (minutes): see bench/README.md
 	@$(BIN)/python bench/sandbox.py

@@ -30,9 +30,9 @@ from astra_api import crds as definitions
 ROOT = Path(__file__).parents[2]
 _KIT_HOME = Path(os.environ.get("ASTRA_CLUSTER_HOME", Path.home() / ".cache" / "astra-cluster"))
 _KIT_BINARIES = _KIT_HOME / "kbin"
-_IMAGE_CACHE = Path.home() / ".cache" / "astra-farm" / "images"
+_IMAGE_CACHE = _KIT_HOME / "astra-farm"
 IMAGES = ("sandbox", "operator", "synth", "trainer")
-TAG = "0.1.0"
+TAG = "test"
 
 
 def _kit(*programs: str) -> Path:
