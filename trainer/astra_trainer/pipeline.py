@@ -46,6 +46,8 @@ async def train(
         raise BadInput("spec.suspend: the run is suspended; set it to false to train")
     if spec.engine != "embedded":
         raise BadInput(f"spec.engine: {spec.engine} needs a cluster; on one machine use engine: embedded")
+    if unbuilt := [name for name in spec.evaluation.benchmarks if name != "holdout"]:
+        raise BadInput(f"spec.evaluation.benchmarks: {', '.join(unbuilt)} cannot be run yet; give [holdout]")
     try:
         split = split_environments(environments, spec.environments.selector, spec.environments.holdout, spec.seed)
     except ValueError as error:
