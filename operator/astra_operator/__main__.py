@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sys
+from typing import Any
 
 import kopf
 
@@ -41,13 +42,15 @@ async def run(settings: OperatorSettings) -> None:
     pages = Pages()
     server = await metrics.serve(settings.metrics_port, pages.fault, pages.refresh)
     kube = await asyncio.to_thread(Kube.connect)
-    lease = Lease(kube, settings.namespace, settings.lease_name, handlers.identity())
+    identity = handlers.identity()
+    lease = Lease(kube, settings.namespace, settings.lease_name, identity)
     await asyncio.to_thread(lease.acquire)
     lease.keep(die)
     watched = sorted({*settings.watched, settings.namespace}) if settings.watched else ()
     memo = kopf.Memo(settings=settings, kube=kube, lease=lease, pages=pages)
     try:
-        await kopf.operator(standalone=True, clusterwide=not watched, namespaces=watched, memo=memo)
+        known: Any = identity  # kopf would ask for the user's name, which a pod's user need not have
+        await kopf.operator(standalone=True, identity=known, clusterwide=not watched, namespaces=watched, memo=memo)
     finally:
         await server.cleanup()
 

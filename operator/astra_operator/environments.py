@@ -86,6 +86,9 @@ def reconcile_environment(seen: EnvironmentSeen, owner: Owner, farm: Farm, now: 
     actions: list[EnvironmentAction] = [*_provide(pool, seen)]
     status = _status_of(verdict) if verdict is not None else {}
     status["endpoint"] = f"{pool.server_name}:{PORT}" if replicas else None
+    status["replicas"] = seen.ready_replicas if replicas else None  # these two serve the scale subresource
+    labels = ",".join(f"{key}={value}" for key, value in owner.labels("sandbox").items())
+    status["selector"] = labels if replicas else None
     conditions = [] if verdict is None else [_verified(verdict)]
     conditions.append(_ready(phase, replicas, seen.ready_replicas))
     actions += _report(seen, status, [Condition("Accepted", "True", "Accepted"), *conditions], now)
