@@ -14,9 +14,8 @@ TOOLS = (ToolSpec(name="length", description="How long a text is.", parameters=S
 TOOLSET = Toolset(tools=TOOLS, source="def length(text):\n    return len(text)\n", state="stateless")
 
 
-async def main(address: str) -> int:
-    files = (Path("/tls", name).read_bytes() for name in ("client.crt", "client.key", "ca.crt"))
-    client = SandboxClient([address], ClientTls(*files))
+async def main(address: str, tls: ClientTls) -> int:
+    client = SandboxClient([address], tls)
     try:
         (session,) = await client.open_sessions(TOOLSET, 1, seed=0)
         outcome = await session.call("length", '{"text": "astra"}')
@@ -27,4 +26,5 @@ async def main(address: str) -> int:
     return 0 if isinstance(outcome, ToolResult) and outcome.json_text == "5" else 1
 
 
-sys.exit(asyncio.run(main(sys.argv[1])))
+TLS = ClientTls(*(Path("/tls", name).read_bytes() for name in ("client.crt", "client.key", "ca.crt")))
+sys.exit(asyncio.run(main(sys.argv[1], TLS)))
