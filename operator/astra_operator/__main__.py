@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 import sys
 from typing import Any
 
@@ -44,7 +45,12 @@ async def run(settings: OperatorSettings) -> None:
     kube = await asyncio.to_thread(Kube.connect)
     identity = handlers.identity()
     lease = Lease(kube, settings.namespace, settings.lease_name, identity)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, lease.give_up)
     await asyncio.to_thread(lease.acquire)
+    if not lease.held:
+        await server.cleanup()
+        return
     lease.keep(die)
     watched = sorted({*settings.watched, settings.namespace}) if settings.watched else ()
     memo = kopf.Memo(settings=settings, kube=kube, lease=lease, pages=pages)

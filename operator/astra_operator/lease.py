@@ -30,15 +30,20 @@ class Lease:
         self.held = False
 
     def acquire(self) -> None:
-        """Waits until the Lease is this process's; an expired one is taken over."""
+        """Waits until the Lease is this process's (then `held`), or `give_up` was called. An expired one is taken."""
         said = False
         while not self._try():
             if not said:
                 logger.info("waiting for the Lease %s/%s", self._namespace, self._name)
             said = True
-            time.sleep(_RENEW / 2)
+            if self._stop.wait(_RENEW / 2):
+                return
         self.held = True
         logger.info("holding the Lease %s/%s as %s", self._namespace, self._name, self._identity)
+
+    def give_up(self) -> None:
+        """Ends the waiting."""
+        self._stop.set()
 
     def keep(self, on_lost: Callable[[], None]) -> None:
         """Renews it from now on; calls `on_lost` from another thread when it is gone."""

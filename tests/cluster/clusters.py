@@ -163,11 +163,19 @@ def forward(pid: int, host: str, port: int) -> int:
                 near.close()  # the caller sees a closed connection, as it would of a dead server
                 continue
             far.settimeout(None)
-            for source, sink in ((near, far), (far, near)):
-                threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
+            threading.Thread(target=_connect, args=(near, far), daemon=True).start()
 
     threading.Thread(target=serve, daemon=True).start()
     return int(listener.getsockname()[1])
+
+
+def _connect(near: socket.socket, far: socket.socket) -> None:
+    """Carries both directions to their ends."""
+    with near, far:
+        back = threading.Thread(target=_pump, args=(far, near), daemon=True)
+        back.start()
+        _pump(near, far)
+        back.join()
 
 
 def _pump(source: socket.socket, sink: socket.socket) -> None:

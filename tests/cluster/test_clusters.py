@@ -3,6 +3,7 @@
 import socket
 import time
 
+import pytest
 from clusters import Cluster, Node
 
 
@@ -24,6 +25,7 @@ def test_the_api_server_collects_garbage(api_server: Cluster) -> None:
             time.sleep(0.5)
 
 
+@pytest.mark.timeout(900)
 def test_a_gvisor_pod_runs_and_can_be_reached(node: Node) -> None:
     with node.namespace() as namespace:
         server = "httpd -f -p 8000 -h /etc"
@@ -36,7 +38,7 @@ def test_a_gvisor_pod_runs_and_can_be_reached(node: Node) -> None:
                 "spec": {"runtimeClassName": "gvisor", "containers": [container | {"imagePullPolicy": "Never"}]},
             }
         )
-        node.kubectl("wait", "--for=condition=Ready", "pod/probe", "-n", namespace, "--timeout=100s")
+        node.kubectl("wait", "--for=condition=Ready", "pod/probe", "-n", namespace, "--timeout=400s", timeout=420)
         assert "Starting gVisor" in node.kubectl("exec", "probe", "-n", namespace, "--", "dmesg")
         address = node.get("pod", "probe", "-n", namespace)["status"]["podIP"]
         with socket.create_connection(("127.0.0.1", node.forward(address, 8000)), timeout=10) as connection:

@@ -107,6 +107,7 @@ def farm(node: Node, kube: Kube, tmp_path_factory: pytest.TempPathFactory) -> It
     eventually(lambda: _ready(kube, SYSTEM, VERIFIER) == 2, 600, every=2, what=lambda: _state(node))
     yield volume
     node.kubectl("delete", "namespace", LAB, "--wait=false")
+    node.kubectl("delete", "persistentvolume", "runs", "--wait=false")
     node.run("helm", "uninstall", RELEASE, "-n", SYSTEM, "--wait", timeout=300)
     eventually(lambda: not list(kube.list(STATEFUL_SET, SYSTEM)), 120, what="the verification pool outlived the chart")
 

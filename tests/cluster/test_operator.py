@@ -299,6 +299,11 @@ def test_one_operator_is_active_and_the_other_takes_over(lab: Lab, tmp_path: Pat
         eventually(lambda: "waiting for the Lease" in second.log)
         assert second.page("healthz") == "ok", "one that waits is healthy"
         assert second.metric("astra_operator_leader") == 0
+        with RunningOperator(lab.cluster, lab.namespace, tmp_path / "third.log") as third:
+            eventually(lambda: "waiting for the Lease" in third.log)
+            assert third.process is not None
+            third.process.terminate()
+            assert third.process.wait(20) == 0, "one that waits can be stopped"
         lab.operator.kill()
         lab.make(ENVIRONMENT, "city", city())
         eventually(lambda: second.metric("astra_operator_leader") == 1, 90)
