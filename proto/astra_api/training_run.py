@@ -163,6 +163,10 @@ class Rl(Resource):
     """Rollouts a step; a multiple of groupSize."""
     learning_rate: Positive = 2e-6
     """Of AdamW."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """How the learning rate goes on after its warm-up; `cosine` ends near zero."""
+    warmup: Fraction = 0.0
+    """Share of the steps over which the learning rate rises."""
     clip_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     """How far a token's probability ratio may move."""
     temperature: Positive = 1.0

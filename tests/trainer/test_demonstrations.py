@@ -16,6 +16,7 @@ from astra_trainer.demonstrations import (
     demonstrate,
     demonstrate_all,
     invalid_calls,
+    misread_calls,
 )
 from astra_trainer.mixing import MixingSettings, ToolMixer
 from astra_trainer.rollout import Episode, Place
@@ -64,26 +65,33 @@ async def test_parallel_steps_share_a_turn_and_dependent_ones_follow(
 
 
 async def test_recoveries_end_with_every_step_solved(demonstrated: Any, episode: Episode, chat: ChatFormat) -> None:
-    """One failed call and its repetition; both kinds of failure come up; no mistake is trained on."""
+    """One call that solves nothing, and the right one; each kind of error comes up; no mistake is trained on."""
     kinds = set()
     struck = set()
-    for group in range(40):
+    misread = 0
+    for group in range(60):
         trajectory = await demonstrated(episode, ALWAYS, group)
-        failed = [record for record in trajectory.calls if isinstance(record.outcome, ToolError)]
-        assert len(failed) == 1
         assert trajectory.reward.recall == 1.0
         assert trajectory.reward.calls == 4
-        gold = {(c.tool, c.arguments_json) for c in trajectory.calls if not isinstance(c.outcome, ToolError)}
-        injected = failed[0].call_id.startswith(INJECTED)
-        assert ((failed[0].tool, failed[0].arguments_json) in gold) == injected
-        assert (failed[0].outcome.kind is ToolErrorKind.INVALID_ARGUMENTS) != injected
+        gold = {
+            (step.call.tool, json.dumps(step.call.arguments)) for step in episode.environment.spec.steps if step.call
+        }
         said = trained_text(chat, trajectory)
-        assert said.count(f'"arguments": {failed[0].arguments_json}') == (2 if injected else 0)
         assert said.endswith("The answer is 725000.<|im_end|>")
-        kinds.add(failed[0].outcome.kind)
-        struck.add(failed[0].tool)
+        injected = [record for record in trajectory.calls if record.call_id.startswith(INJECTED)]
+        wrong = [record for record in trajectory.calls if (record.tool, record.arguments_json) not in gold]
+        assert len(injected) + len(wrong) == 1
+        (failed,) = injected or wrong
+        assert said.count(f'"arguments": {failed.arguments_json}') == (2 if injected else 0)
+        if not isinstance(failed.outcome, ToolError):  # another tool that knows the name
+            assert failed.tool not in {tool.name for tool in episode.environment.spec.tools}
+            continue
+        misread += bool(wrong) and failed.outcome.kind is ToolErrorKind.RAISED
+        kinds.add(failed.outcome.kind)
+        struck.add(failed.tool)
     assert kinds == {ToolErrorKind.TIMED_OUT, ToolErrorKind.RAISED, ToolErrorKind.INVALID_ARGUMENTS}
     assert struck == {"city_population", "difference"}
+    assert misread
 
 
 async def test_the_share_of_recoveries_is_kept_and_seeded(
@@ -164,6 +172,32 @@ def test_mistakes_break_the_schema_of_their_tool(make_environment: Callable[...,
         assert not fine
     free = [{"name": "city_population", "description": "", "parameters": {"type": "object"}}]
     assert invalid_calls(environment.spec.steps[0], make_environment(tools=free)) == []
+
+
+def test_misread_calls_are_accepted_by_a_schema_and_are_not_the_gold_call(
+    make_environment: Callable[..., Environment],
+) -> None:
+    tools = [
+        {"name": name, "description": "", "parameters": parameters}
+        for name, parameters in {
+            "population": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+            "area": {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]},
+            "total": {"type": "object", "properties": {"of": {"type": "array"}}, "required": ["of"]},
+        }.items()
+    ]
+    source = "def population(city):\n    return 1\ndef area(place):\n    return 2\ndef total(of):\n    return 3\n"
+    call = {"tool": "population", "arguments": {"city": "New York"}}
+    steps = [{"id": "s1", "question": "?", "answer": 1, "call": call}]
+    environment = make_environment(tools=tools, source=source, steps=steps, answer=1)
+    calls = misread_calls(environment.spec.steps[0], Episode(environment, environment.toolset.tools))
+    assert [(each.tool, json.loads(each.arguments_json)) for each in calls] == [
+        ("area", {"place": "New York"}),
+        ("population", {"city": "New"}),
+        ("population", {"city": "York"}),
+        ("population", {"city": "New Yo"}),
+    ]
+    stateful = make_environment(tools=tools, source=source, steps=steps, answer=1, state="stateful")
+    assert misread_calls(stateful.spec.steps[0], Episode(stateful, stateful.toolset.tools)) == []
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Expert trajectories, made by executing gold steps in a real sandbox.
 
 Steps that do not depend on each other are called in one turn, dependent ones in later turns; the last turn answers. A
-seeded share holds an injected error that the expert recovers from. What the expert says, and nothing else, is trained
-on; a mistake that was injected into what it says is context, not a lesson.
+seeded share holds an injected error that the expert recovers from: a failure of the service, a call that breaks its
+schema, a wrong tool, a name misread. What the expert says, and nothing else, is trained on; a mistake that was injected
+into what it says is context, not a lesson.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from astra_api.canonical import NotCanonicalError, parse_json
 from astra_api.environment import Environment, Step
 from astra_api.errors import BadInput
 from astra_api.graph import levels
-from astra_api.records import ToolCall, ToolError, ToolErrorKind, ToolOutcome, ToolResult, Trajectory
+from astra_api.records import ToolCall, ToolError, ToolErrorKind, ToolOutcome, ToolSpec, Trajectory
 from astra_sandbox.interface import Sandbox
 from astra_trainer.chat import ChatFormat
 from astra_trainer.rollout import Episode, EpisodeSessions, Place, Transcript, session_limits
@@ -38,6 +39,7 @@ TRANSIENT_FAILURES = (
     ToolError(kind=ToolErrorKind.TIMED_OUT, message="no answer within the time limit; try again"),
     ToolError(kind=ToolErrorKind.RAISED, message="ConnectionError: service unreachable; try again"),
 )
+_OWN_MISTAKES = 0.75  # share of the injected errors; the others are failures of the service
 INJECTED = "injected"  # prefix of the call ids of failures that no sandbox gave: a replay leaves them out
 
 
@@ -87,12 +89,12 @@ async def demonstrate(
 
 @dataclass(frozen=True)
 class _Move:
-    """One call of the expert: the gold call, the gold call that a failure strikes, or one broken on purpose."""
+    """One call of the expert: the gold call, the gold call that a failure strikes, or a mistake made on purpose."""
 
     step: Step
     call: ToolCall
     failure: ToolError | None = None
-    broken: bool = False
+    mistake: bool = False
 
 
 class _Expert:
@@ -106,6 +108,7 @@ class _Expert:
         place: Place,
         settings: DemonstrationSettings,
     ):
+        self._episode = episode
         self._environment = episode.environment
         self._chat = chat
         self._sessions = sessions
@@ -119,10 +122,8 @@ class _Expert:
     async def trajectory(self) -> Trajectory:
         for level in self._levels():
             moves = [self._move(step) for step in level if step.call is not None]
-            if moves:
-                await self._turn(moves)
-            if again := [_Move(move.step, gold_call(move.step)) for move in moves if move.failure or move.broken]:
-                await self._turn(again)
+            while moves:
+                moves = [_Move(step, gold_call(step)) for step in await self._turn(moves)]
         self._say(answer_text(self._environment))
         finished = self._transcript.finish(self._place, self._sessions.log, "answered", "f1", sampled=False)
         if finished.reward.recall < 1.0:
@@ -140,27 +141,29 @@ class _Expert:
         call = gold_call(step)
         if step.id != self._struck:
             return _Move(step, call)
-        wrong = invalid_calls(step, self._environment)
-        if wrong and self._rng.random() < 0.5:
-            return _Move(step, self._rng.choice(wrong), broken=True)
+        slips = [
+            calls for calls in (invalid_calls(step, self._environment), misread_calls(step, self._episode)) if calls
+        ]
+        if slips and self._rng.random() < _OWN_MISTAKES:
+            return _Move(step, self._rng.choice(self._rng.choice(slips)), mistake=True)
         return _Move(step, call, failure=self._rng.choice(TRANSIENT_FAILURES))
 
-    async def _turn(self, moves: Sequence[_Move]) -> None:
+    async def _turn(self, moves: Sequence[_Move]) -> list[Step]:
+        """Makes the calls of one turn; returns the steps that they leave unsolved."""
         turn = self._transcript.turns
-        self._say("", [move.call for move in moves], trained=not any(move.broken for move in moves))
+        self._say("", [move.call for move in moves], trained=not any(move.mistake for move in moves))
         outcomes = [await self._run(move, f"{turn}-{number}") for number, move in enumerate(moves)]
         self._transcript.add_responses([outcome.observation() for outcome in outcomes])
+        return [move.step for move, outcome in zip(moves, outcomes, strict=True) if not _solves(move, outcome)]
 
     async def _run(self, move: _Move, call_id: str) -> ToolOutcome:
         if move.failure is not None:
             self._sessions.record(move.call, f"{INJECTED}-{call_id}", move.failure)
             return move.failure
         outcome = await self._sessions.call(move.call, call_id)
-        where = f"{self._environment.name}: step {move.step.id}"
-        if move.broken:
-            if not isinstance(outcome, ToolError):
-                raise GoldMismatch(f"{where}: the sandbox accepts arguments outside the schema of {move.call.tool}")
+        if move.mistake:
             return outcome
+        where = f"{self._environment.name}: step {move.step.id}"
         if isinstance(outcome, ToolError):
             raise GoldMismatch(f"{where}: the gold call fails with {outcome.kind}: {outcome.message}")
         if not _answers(move.step, outcome):
@@ -174,6 +177,11 @@ class _Expert:
     def _say(self, content: str, calls: Sequence[ToolCall] = (), *, trained: bool = True) -> None:
         tokens = self._chat.assistant_turn(content, calls)
         self._transcript.add_turn(tokens, [0.0] * len(tokens), trained=trained)
+
+
+def _solves(move: _Move, outcome: ToolOutcome) -> bool:
+    """Whether a call gives its step's answer; a misread name may have been the same name."""
+    return move.call.tool == gold_call(move.step).tool and _answers(move.step, outcome)
 
 
 def gold_call(step: Step) -> ToolCall:
@@ -204,6 +212,43 @@ def invalid_calls(step: Step, environment: Environment) -> list[ToolCall]:
     return [ToolCall(tool=call.tool, arguments_json=json.dumps(each, ensure_ascii=False)) for each in variants]
 
 
+def misread_calls(step: Step, episode: Episode) -> list[ToolCall]:
+    """Plausible mistakes in a step's gold call that the schemas accept, so that the tools themselves answer them.
+
+    The same arguments to another tool of the prompt, and a text argument that lost its last or first word or its last
+    letters. None in a stateful environment: there a mistake could not be taken back.
+    """
+    call = step.call
+    if call is None or episode.environment.spec.state == "stateful":
+        return []
+    values = list(call.arguments.values())
+    variants: list[tuple[str, dict[str, Any]]] = []
+    if all(isinstance(value, str) for value in values):
+        for tool in episode.tools:
+            names = _text_arguments(tool)
+            if tool.name != call.tool and len(names) == len(values):
+                variants.append((tool.name, dict(zip(names, values, strict=True))))
+    for name, value in call.arguments.items():
+        if isinstance(value, str):
+            variants += [(call.tool, {**call.arguments, name: part}) for part in _parts(value)]
+    return [ToolCall(tool=name, arguments_json=json.dumps(each, ensure_ascii=False)) for name, each in variants]
+
+
+def _text_arguments(tool: ToolSpec) -> list[str]:
+    """Names of the required arguments; none if one of them is not a text."""
+    parameters: dict[str, Any] = tool.parameters
+    properties = parameters.get("properties") or {}
+    required = list(parameters.get("required") or [])
+    return required if all(properties.get(name, {}).get("type") == "string" for name in required) else []
+
+
+def _parts(text: str) -> list[str]:
+    """A text without its last word, without its first, without its last letters: those of them that are left."""
+    words = text.split()
+    parts = (" ".join(words[:-1]), " ".join(words[1:]), text[: -max(1, len(text) // 3)])
+    return [part for part in parts if part.strip()]
+
+
 def answer_text(environment: Environment) -> str:
     """The expert's last turn: a sentence in English, the bare answer in any other language."""
     answer = environment.spec.answer
@@ -211,7 +256,9 @@ def answer_text(environment: Environment) -> str:
     return f"The answer is {text}." if environment.spec.language.split("-")[0] == "en" else text
 
 
-def _answers(step: Step, outcome: ToolResult) -> bool:
+def _answers(step: Step, outcome: ToolOutcome) -> bool:
+    if isinstance(outcome, ToolError):
+        return False
     try:
         return step.matches(parse_json(outcome.json_text))
     except NotCanonicalError:

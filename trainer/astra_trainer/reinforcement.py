@@ -33,7 +33,7 @@ async def reinforce(work: Workplace, start: Path, rl: Rl) -> int:
         return done
     from astra_trainer.engines.embedded.engine import Schedule
 
-    engine = await work.engine(start, Schedule(rl.learning_rate, rl.steps, "constant"), began)
+    engine = await work.engine(start, Schedule(rl.learning_rate, rl.steps, rl.schedule, rl.warmup), began)
     filling = began.filling if began and began.filling else _empty(rl)
     cursor = began.cursor if began else 0
     for step in range(done + 1, rl.steps + 1):
