@@ -9,6 +9,8 @@ COPY requirements/lock.txt images/sandbox.txt /build/
 RUN pip install --constraint /build/lock.txt --requirement /build/sandbox.txt && rm -rf /build
 COPY proto/astra_api /usr/local/lib/python3.11/site-packages/astra_api
 COPY sandbox_service/astra_sandbox /usr/local/lib/python3.11/site-packages/astra_sandbox
+RUN mkdir /usr/local/lib/astra && python -c "from pathlib import Path; from astra_sandbox.server.library import write_library; \
+    write_library(Path('/usr/local/lib/astra/python.zip'))"
 USER 65532:65532
 WORKDIR /tmp
 EXPOSE 50051

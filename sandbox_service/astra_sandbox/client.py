@@ -27,6 +27,7 @@ from astra_sandbox.interface import (
     Session,
     SessionLost,
     ToolsetRejected,
+    past_outcome,
 )
 from astra_sandbox.link import ClientTls, Link, ServerError
 from astra_sandbox.wire import MESSAGE_BYTES, limits_to_wire, outcome_from_wire, toolset_to_wire, unsendable
@@ -207,12 +208,8 @@ class _RemoteSession:
     async def call(self, tool: str, arguments_json: str, *, call_id: str | None = None) -> ToolOutcome:
         """Runs one call, after those before it. Raises SandboxError; ValueError for a call_id used for another call."""
         async with self._lock:
-            if call_id is not None:
-                for past in self._log:
-                    if past.call_id == call_id:
-                        if (past.tool, past.arguments_json) != (tool, arguments_json):
-                            raise ValueError(f"call_id {call_id!r} was used for another call")
-                        return past.outcome
+            if (past := past_outcome(self._log, call_id, tool, arguments_json)) is not None:
+                return past
             name = call_id if call_id is not None else f"#{len(self._log)}"
             outcome = unsendable(tool, arguments_json) or await self._run(name, tool, arguments_json)
             self._log.append(CallRecord(call_id=name, tool=tool, arguments_json=arguments_json, outcome=outcome))
@@ -241,16 +238,18 @@ class _RemoteSession:
             except ServerError as error:
                 if error.code is grpc.StatusCode.DATA_LOSS:
                     raise ReplayDiverged(str(error)) from None
-                if error.code not in _GONE:
+                if error.code not in _GONE and error.code is not _FULL:
                     raise SandboxError(f"{self._link.address}: {error.code.name}: {error}") from None
-                fault, lost = str(error), error.code is grpc.StatusCode.NOT_FOUND
+                fault, lost, full = str(error), error.code is grpc.StatusCode.NOT_FOUND, error.code is _FULL
             if last:
                 break
+            if full:
+                continue  # the session is there, and too much waits in it
             if not lost:  # the way to the server broke; the session may still be there, and then goes on
                 try:
                     return await self._send(call_id, tool, arguments_json)
                 except ServerError as error:
-                    if error.code not in _GONE:
+                    if error.code not in _GONE and error.code is not _FULL:
                         raise SandboxError(f"{self._link.address}: {error.code.name}: {error}") from None
             try:
                 await self._move()

@@ -13,6 +13,7 @@ _EXAMPLES = """\
 examples:
   python -m astra_sandbox --listen 127.0.0.1:50051
   python -m astra_sandbox --listen unix:/run/astra/sandbox.sock --capacity 64
+  python -m astra_sandbox --listen 127.0.0.1:50051 --memory-limit 2147483648 --metrics-port 9464
   python -m astra_sandbox --listen 0.0.0.0:50051 --tls-cert tls.crt --tls-key tls.key --tls-ca ca.crt
 """
 _ORPHAN_SECONDS = 3.0  # an orphan that has not ended by then is cut short
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     from astra_sandbox.server.zygotes import Nursery, ZygoteError
 
     raise_open_files()
-    nursery = Nursery(wanted=options.contain)
+    nursery = Nursery(wanted=options.contain, library=options.library)
     try:
         zygote = nursery.launch(0)
     except ZygoteError as error:
@@ -56,6 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
         capacity=options.capacity,
         idle_seconds=options.idle_seconds,
         drain_seconds=options.drain_seconds,
+        memory_limit=options.memory_limit,
+        metrics_port=options.metrics_port,
     )
     return serve(nursery, zygote, settings, orphaned)
 
@@ -86,6 +89,23 @@ def _parser() -> argparse.ArgumentParser:
         default=25.0,
         metavar="S",
         help="on SIGTERM, wait S for sessions to end (default 25)",
+    )
+    parser.add_argument(
+        "--memory-limit",
+        type=_positive_int,
+        metavar="BYTES",
+        help="memory of this pod: near it the session that uses most is ended (default: what the kernel says)",
+    )
+    ready = Path(sys.prefix, "lib/astra/python.zip")  # written by an image's build
+    parser.add_argument(
+        "--library",
+        type=Path,
+        metavar="FILE",
+        default=ready if ready.exists() else None,
+        help="Python's library as an archive, for a jail (default: the image's, or written at start)",
+    )
+    parser.add_argument(
+        "--metrics-port", type=_port, metavar="PORT", help="serve Prometheus metrics there, on the host of --listen"
     )
     parser.add_argument(
         "--contain",
@@ -147,6 +167,13 @@ def _positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 < value <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not a port")
     return value
 
 

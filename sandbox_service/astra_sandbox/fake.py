@@ -27,6 +27,7 @@ from astra_sandbox.interface import (
     SandboxStatus,
     Session,
     ToolsetRejected,
+    past_outcome,
 )
 from astra_sandbox.wire import no_such_tool, unsendable
 from astra_sandbox.worker.frames import Kind
@@ -144,11 +145,8 @@ class FakeSession:
             await asyncio.sleep(0)  # a real sandbox lets others run too
             if self._id not in self._sandbox.sessions:
                 raise SandboxError("the session is closed")
-            for past in self._log:
-                if past.call_id == call_id:
-                    if (past.tool, past.arguments_json) != (tool, arguments_json):
-                        raise ValueError(f"call_id {call_id!r} was used for another call")
-                    return past.outcome
+            if (past := past_outcome(self._log, call_id, tool, arguments_json)) is not None:
+                return past
             name = call_id if call_id is not None else f"#{len(self._log)}"
             outcome = unsendable(tool, arguments_json) or self._run(tool, arguments_json)
             self._log.append(CallRecord(call_id=name, tool=tool, arguments_json=arguments_json, outcome=outcome))

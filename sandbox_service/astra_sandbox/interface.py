@@ -78,6 +78,18 @@ class Session(Protocol):
     async def close(self) -> None: ...
 
 
+def past_outcome(log: Sequence[CallRecord], call_id: str | None, tool: str, arguments_json: str) -> ToolOutcome | None:
+    """The outcome of a repeated call, None for a new one. Raises ValueError for a call_id used for another call."""
+    if call_id is None:
+        return None
+    for past in log:
+        if past.call_id == call_id:
+            if (past.tool, past.arguments_json) != (tool, arguments_json):
+                raise ValueError(f"call_id {call_id!r} was used for another call")
+            return past.outcome
+    return None
+
+
 class Sandbox(Protocol):
     """Where sessions are opened."""
 

@@ -22,7 +22,7 @@ from astra_sandbox.interface import Isolation, SandboxUnavailable
 from astra_sandbox.placing import PLACES, LaunchError, Place, Running
 
 LEVEL_VARIABLE = "ASTRA_ISOLATION"
-_START_SECONDS = 60.0
+_START_SECONDS = 120.0
 _RESTART_PAUSE = 0.2
 
 

@@ -89,6 +89,11 @@ class Link:
         response: pb.GetStatusResponse = await _unary(self._stub.GetStatus, pb.GetStatusRequest(), 10.0)
         return response
 
+    def drop_stream(self) -> None:
+        """Breaks the stream, as a network does; the next call makes another."""
+        if self._stream is not None:
+            self._stream.cancel()
+
     async def close(self) -> None:
         """Ends the stream and the channel."""
         if self._stream is not None:
@@ -122,6 +127,11 @@ class _Stream:
             timer.cancel()
             self._waiting.pop(key, None)
 
+    def cancel(self) -> None:
+        """Ends the stream at once; the calls under way fail with UNAVAILABLE."""
+        self._call.cancel()
+        self._fail("the connection broke")
+
     async def close(self) -> None:
         """Cancels what is under way."""
         for task in self._tasks:
@@ -139,10 +149,13 @@ class _Stream:
             self._fail("the server ended the stream")
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             self._fail(_details(error))
+        except asyncio.CancelledError:  # of the call, by `cancel`, or of this task, by `close`
+            self._fail("the stream was cancelled")
+            raise
 
     async def _write(self) -> None:
         try:
-            while True:
+            while not self.broken:
                 await self._wake.wait()
                 self._wake.clear()
                 requests, self._unsent = self._unsent, []
@@ -157,6 +170,7 @@ class _Stream:
 
     def _fail(self, reason: str) -> None:
         self.broken = True
+        self._wake.set()  # the writer ends
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(ServerError(grpc.StatusCode.UNAVAILABLE, reason))

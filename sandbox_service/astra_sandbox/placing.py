@@ -19,8 +19,10 @@ import grpc
 import astra_api
 import astra_sandbox
 from astra_sandbox.interface import Isolation
+from astra_sandbox.server.library import write_library
 
 _STOP_SECONDS = 5.0
+_LIBRARY = "python.zip"
 
 
 class LaunchError(Exception):
@@ -146,6 +148,8 @@ class InGvisor:
             raise LaunchError("runsc is not installed")
         bundle = folder / "bundle"
         (bundle / "rootfs").mkdir(parents=True, exist_ok=True)
+        if not (folder / _LIBRARY).exists():  # written there, inside of gVisor, it would take ten times as long
+            await asyncio.to_thread(write_library, folder / _LIBRARY)
         (bundle / "config.json").write_text(json.dumps(self._configuration(folder, capacity)))
         command = [
             runsc,
@@ -176,7 +180,10 @@ class InGvisor:
             "process": {
                 "terminal": False,
                 "user": {"uid": 0, "gid": 0},
-                "args": _server_command(shared / "server.sock", capacity, "process"),
+                "args": [
+                    *_server_command(shared / "server.sock", capacity, "auto"),
+                    *("--library", str(shared / _LIBRARY)),
+                ],
                 "env": [f"PYTHONPATH={_python_path()}", "PATH=/usr/bin:/bin:/usr/sbin:/sbin", "LANG=C.UTF-8"],
                 "cwd": "/",
                 "capabilities": dict.fromkeys(("bounding", "effective", "inheritable", "permitted"), nothing),
@@ -281,7 +288,7 @@ class _Container:
 PLACES: tuple[Place, ...] = (
     InGvisor(),
     InDocker(),
-    OnThisKernel("namespaces", Isolation.NAMESPACES, "Linux namespaces, made by bubblewrap"),
+    OnThisKernel("namespaces", Isolation.NAMESPACES, "Linux namespaces"),
     OnThisKernel("process", Isolation.PROCESS, "processes with limits; nothing hides this machine's kernel"),
 )
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -104,32 +105,43 @@ async def _remote() -> AsyncIterator[Sandbox]:
 
 
 @contextlib.asynccontextmanager
-async def tcp_server() -> AsyncIterator[tuple[str, ClientTls]]:
-    """A server on loopback TCP with mutual TLS, and what a client needs to reach it."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        client_tls = write_certificates(Path(folder))
-        flags = [word for name in ("cert", "key", "ca") for word in (f"--tls-{name}", f"{folder}/{name}.pem")]
-        command = [sys.executable, "-m", "astra_sandbox", "--listen", "0.0.0.0:0", "--capacity", "64", *flags]
-        process = await asyncio.create_subprocess_exec(
-            *command,
+async def run_server(listen: str, *flags: str) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
+    """A server process of its own, in bare processes: where it answers, and the process."""
+    process = await asyncio.create_subprocess_exec(
+        *(
+            sys.executable,
+            "-m",
+            "astra_sandbox",
+            "--listen",
+            listen,
             "--contain",
             "process",
             "--exit-with-stdin",
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        )
-        assert process.stdout is not None
-        line = (await process.stdout.readline()).decode()
-        assert "serving on" in line, line
-        port = line.split("0.0.0.0:")[1].split()[0]
-        try:
-            yield f"127.0.0.1:{port}", client_tls
-        finally:
-            process.terminate()
-            await process.wait()
+            *flags,
+        ),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert process.stdout is not None
+    line = (await process.stdout.readline()).decode()
+    assert "serving on" in line, line
+    try:
+        yield line.split("serving on ")[1].split()[0], process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+@contextlib.asynccontextmanager
+async def tcp_server() -> AsyncIterator[tuple[str, ClientTls]]:
+    """A server on loopback TCP with mutual TLS, and what a client needs to reach it."""
+    with tempfile.TemporaryDirectory() as folder:
+        client_tls = write_certificates(Path(folder))
+        flags = [word for name in ("cert", "key", "ca") for word in (f"--tls-{name}", f"{folder}/{name}.pem")]
+        async with run_server("0.0.0.0:0", "--capacity", "64", *flags) as (address, _):
+            yield address.replace("0.0.0.0", "127.0.0.1"), client_tls
 
 
 def write_certificates(folder: Path) -> ClientTls:
@@ -218,3 +230,9 @@ async def process_sandbox() -> AsyncIterator[Sandbox]:
 def tls_server() -> Any:
     """Makes TLS servers: `async with tls_server() as (address, client_tls)`."""
     return tcp_server
+
+
+@pytest.fixture(scope="session")
+def server() -> Any:
+    """Starts servers: `async with server(folder, *flags) as (address, process)` listens on a socket in `folder`."""
+    return lambda folder, *flags: run_server(f"unix:{folder}/s", *flags)

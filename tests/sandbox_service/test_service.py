@@ -1,11 +1,9 @@
 """The gRPC surface: status codes, idempotency, the stream, capacity, expiry, health, reflection, TLS."""
 
 import asyncio
-import contextlib
 import json
-import os
-import subprocess
-import sys
+import socket
+import urllib.request
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -27,39 +25,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 Code = grpc.StatusCode
 
 
-@contextlib.asynccontextmanager
-async def server(folder: Path, *flags: str) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
-    """A bare server process on a socket in `folder`."""
-    address = f"unix:{folder}/s"
-    process = await asyncio.create_subprocess_exec(
-        *[
-            sys.executable,
-            "-m",
-            "astra_sandbox",
-            "--listen",
-            address,
-            "--contain",
-            "process",
-            "--exit-with-stdin",
-            *flags,
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert process.stdout is not None
-    line = await process.stdout.readline()
-    assert address.encode() in line
-    try:
-        yield address, process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def address(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+async def address(tmp_path_factory: pytest.TempPathFactory, server: Any) -> AsyncIterator[str]:
     async with server(tmp_path_factory.mktemp("server"), "--capacity", "8", "--idle-seconds", "2") as (address, _):
         yield address
 
@@ -233,7 +200,7 @@ async def test_health_and_reflection(channel: grpc.aio.Channel) -> None:
     await stream.done_writing()
 
 
-async def test_sigterm_drains(tmp_path: Path, stateless: Toolset) -> None:
+async def test_sigterm_drains(tmp_path: Path, server: Any, stateless: Toolset) -> None:
     async with server(tmp_path, "--drain-seconds", "20") as (address, process):
         async with grpc.aio.insecure_channel(address) as channel:
             stub = stubs.SandboxServiceStub(channel)
@@ -248,7 +215,7 @@ async def test_sigterm_drains(tmp_path: Path, stateless: Toolset) -> None:
         assert await asyncio.wait_for(process.wait(), 10) == 0
 
 
-async def test_the_server_dies_with_its_parent(tmp_path: Path) -> None:
+async def test_the_server_dies_with_its_parent(tmp_path: Path, server: Any) -> None:
     async with server(tmp_path) as (_, process):
         assert process.stdin is not None
         process.stdin.close()
@@ -265,3 +232,45 @@ async def test_tls_is_mutual(tls_server: Any, stateless: Toolset) -> None:
         client = SandboxClient([address], tls, retry=Retry(budget=10))
         assert (await client.status())[0].capacity == 64
         await client.close()
+
+
+async def test_metrics_are_served_on_their_own_port(tmp_path: Path, server: Any, stateless: Toolset) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    async with server(tmp_path, "--metrics-port", str(port)) as (address, _):
+        client = SandboxClient([address], retry=Retry(budget=20))
+        (session,) = await client.open_sessions(stateless, 1)
+        await session.call("add", '{"a": 1, "b": 1}')
+        await session.call("add", "{}")
+        scraped = await asyncio.to_thread(urllib.request.urlopen, f"http://127.0.0.1:{port}/metrics")
+        text = scraped.read().decode()
+        await client.close()
+    for line in (
+        'astra_sandbox_calls_total{outcome="result"} 1.0',
+        'astra_sandbox_calls_total{outcome="INVALID_ARGUMENTS"} 1.0',
+        "astra_sandbox_sessions 1.0",
+        "astra_sandbox_sessions_opened_total 1.0",
+        "astra_sandbox_call_seconds_count 2.0",
+    ):
+        assert line in text
+
+
+async def test_too_many_waiting_calls_are_refused_and_the_accepted_ones_are_not(
+    stub: Any, make_toolset: Callable[..., Toolset]
+) -> None:
+    source = "import time\nN = []\ndef slow():\n    time.sleep(0.002)\n    N.append(1)\n    return len(N)"
+    (session,) = await opened(stub, make_toolset(source, "slow", state="stateful"))
+    stream = stub.Rollout()
+    for number in range(400):
+        call = pb.CallToolRequest(session_id=session, call_id=str(number), tool="slow", arguments_json="{}")
+        await stream.write(call)
+    await stream.done_writing()
+    answers = [answer async for answer in stream]
+    refused = [answer for answer in answers if answer.HasField("failure")]
+    assert {answer.failure.code for answer in refused} == {Code.RESOURCE_EXHAUSTED.value[0]}
+    results = [int(answer.result_json) for answer in answers if not answer.HasField("failure")]
+    assert sorted(results) == list(range(1, 400 - len(refused) + 1))
+    assert len(results) >= 256
+    again = pb.CallToolRequest(session_id=session, call_id=refused[0].call_id, tool="slow", arguments_json="{}")
+    assert (await stub.CallTool(again)).result_json == str(len(results) + 1)
+    await closed(stub, session)

@@ -1,6 +1,5 @@
-"""Where a zygote runs: in namespaces that bubblewrap makes or `enter.py` does, or as a bare process."""
+"""Where a zygote runs: in namespaces that bubblewrap makes, in a jail that it makes itself, or as a bare process."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import astra_sandbox
+from astra_sandbox.server.library import write_library
 
 _OWN = Path(astra_sandbox.__file__).parent
 _START = (
@@ -22,7 +22,7 @@ _SCRATCH_BYTES = 512 << 20
 class Placement:
     """How to start a zygote, and what the zygote must know about it."""
 
-    name: str  # namespaces | entered | process
+    name: str  # namespaces | jail | process
     argv: tuple[str, ...]
     environment: dict[str, str]
     scratch: str  # the folder for private directories, as the zygote sees it
@@ -30,6 +30,8 @@ class Placement:
     own_paths: tuple[str, ...]
     read_only: tuple[str, ...]  # what untrusted code may read
     drop_user: bool
+    enclose: bool = False  # templates enter namespaces of their own
+    jail: str | None = None  # the root folder that the zygote takes, as it is seen before
 
 
 def namespaces(control_fd: int, variant: int) -> Placement:
@@ -45,9 +47,10 @@ def namespaces(control_fd: int, variant: int) -> Placement:
     argv = [bwrap, "--die-with-parent", "--new-session", "--clearenv", "--hostname", "sandbox", "--cap-drop", "ALL"]
     if root:
         argv += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
-        argv += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+        argv += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP"]
     else:
         argv += ["--unshare-all", "--unshare-user"]
+    argv += ["--cap-add", "CAP_SYS_ADMIN"]  # for the namespaces of templates, which give it up before a source loads
     for folder in _parents([*readable, "/own/astra_sandbox/worker", "/dev/null"]):
         argv += ["--perms", "0755", "--dir", folder]  # bubblewrap would make them for root alone
     for path in readable:
@@ -72,43 +75,45 @@ def namespaces(control_fd: int, variant: int) -> Placement:
         own_paths=("/own",),
         read_only=(*readable, "/dev/null", "/dev/urandom"),
         drop_user=root,
+        enclose=True,
     )
 
 
-def entered(control_fd: int, variant: int, scratch: str) -> Placement:
-    """The same without bubblewrap: where it is missing, and in a gVisor pod without capabilities, where it fails.
+def jail(control_fd: int, variant: int, scratch: str, library: Path | None) -> Placement:
+    """A user namespace, and a root folder with nothing but Python's library: what can be had without bubblewrap.
 
-    Not as root: root would stay the owner of the server's files.
+    So it is in gVisor pods, where mounting is refused.
     """
-    if os.geteuid() == 0:
-        raise PermissionError("as root it would keep root's files within reach")
-    python, readable = _python()
-    links = [[os.readlink(path), path] for path in readable if os.path.islink(path)]
-    bind = [[path, path] for path in readable if not os.path.islink(path)]
-    bind += [[str(_OWN / "__init__.py"), "/own/astra_sandbox/__init__.py"]]
-    bind += [[str(_OWN / "worker"), "/own/astra_sandbox/worker"]]
-    bind += [[device, device] for device in ("/dev/null", "/dev/urandom")]
-    root = os.path.join(scratch, "root")
-    os.makedirs(root, exist_ok=True)
-    plan = {
-        "root": root,
-        "bind": bind,
-        "links": links,
-        "scratch": "/scratch",
-        "scratch_bytes": _SCRATCH_BYTES,
-        "environment": _environment(variant),
-    }
-    enter = [python, "-I", "-S", "-B", str(Path(__file__).with_name("enter.py")), json.dumps(plan)]
+    root = Path(scratch, "root")
+    if not root.exists():
+        _furnish(root, library)
+    python, _ = _python()
     return Placement(
-        name="entered",
-        argv=(*enter, *_command(python, "/own", control_fd)),
-        environment={},
-        scratch="/scratch/sessions",
-        scratch_is_new=True,
-        own_paths=("/own",),
-        read_only=(*readable, "/dev/null", "/dev/urandom"),
-        drop_user=False,
+        name="jail",
+        argv=tuple(_command(python, str(_OWN.parent), control_fd)),
+        environment=_environment(variant),
+        scratch="/scratch",
+        scratch_is_new=False,
+        own_paths=(str(_OWN.parent),),
+        read_only=("/python.zip", "/usr"),
+        drop_user=_may_change_user(),
+        enclose=True,
+        jail=str(root),
     )
+
+
+def _furnish(root: Path, library: Path | None) -> None:
+    """The root folder of a jail: Python's library, and a place for sessions."""
+    building = root.with_name("building")
+    (building / "scratch").mkdir(parents=True)
+    archive = building / "python.zip"
+    if library is None:
+        write_library(archive)
+    else:
+        shutil.copyfile(library, archive)
+    for path, mode in ((building, 0o755), (archive, 0o444), (building / "scratch", 0o1333)):
+        path.chmod(mode)
+    building.rename(root)
 
 
 def process(control_fd: int, variant: int, scratch: str) -> Placement:

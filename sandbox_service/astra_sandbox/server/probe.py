@@ -12,6 +12,7 @@ from astra_sandbox.limits import DEFAULT
 from astra_sandbox.server.sessions import ServerSession
 from astra_sandbox.server.templates import Templates
 from astra_sandbox.server.toolsets import StoredToolset
+from astra_sandbox.server.zygotes import Zygote
 
 _LOOK = """
 import errno, os, socket
@@ -39,16 +40,22 @@ def look():
         "write": _attempt(lambda: open("/usr/.astra", "w").close()),
     }
 """
+_VIEWS = {
+    "namespaces": "a root folder made by bubblewrap",
+    "jail": "a root folder with Python's library alone",
+    "process": "those of this machine, as Landlock and the user's rights allow",
+}
 _NAMESPACES = ("mnt", "pid", "net", "ipc", "uts", "user")
 
 
-async def measure(templates: Templates, missing: list[str]) -> tuple[Isolation, tuple[str, ...]]:
+async def measure(templates: Templates, zygote: Zygote, missing: list[str]) -> tuple[Isolation, tuple[str, ...]]:
     """(the level, what was found, one line each). `missing`: what start-up already found to be lacking."""
     look = ToolSpec(name="look", description="", parameters={"type": "object"})
     toolset = StoredToolset(Toolset(tools=(look,), source=_LOOK))
     process = (await templates.fork(toolset, 0, 1, 0, DEFAULT))[0]
     assert process.pid is not None
-    entered = _entered_namespaces(process.pid)
+    kernel = _gvisor_kernel()  # its /proc shows other namespaces where there are none
+    entered = sorted({*([] if kernel else _entered_namespaces(process.pid)), *zygote.namespaces, *zygote.own})
     session = ServerSession(
         "probe", toolset, templates, process, variant=0, seed=0, limits=DEFAULT, on_gone=lambda session: None
     )
@@ -66,13 +73,14 @@ async def measure(templates: Templates, missing: list[str]) -> tuple[Isolation, 
         ("write", "writing to the system's files"),
     ):
         lines.append(f"{meaning}: {seen.get(name, 'not tried: ' + response.error.message)}")
-    kernel = _gvisor_kernel()
+    lines.insert(0, "namespaces of its own: " + (", ".join(entered) or "none"))
+    lines.insert(1, "namespaces of each toolset's own: " + (", ".join(zygote.own) or "none"))
+    lines.insert(2, "files in sight: " + _VIEWS[zygote.placement.name])
     if kernel:
         lines.insert(0, f"kernel: gVisor ({kernel})")
         return Isolation.GVISOR, (*lines, *missing)
-    lines.insert(0, "namespaces of its own: " + (", ".join(entered) or "none"))
-    level = Isolation.NAMESPACES if {"mnt", "pid", "net"} <= set(entered) else Isolation.PROCESS
-    return level, (*lines, *missing)
+    apart = {"mnt", "pid", "net"} <= set(entered) and zygote.placement.enclose
+    return Isolation.NAMESPACES if apart else Isolation.PROCESS, (*lines, *missing)
 
 
 def _entered_namespaces(pid: int) -> list[str]:

@@ -18,8 +18,8 @@ _ESCAPE = """
 """  # tracing, other processes, namespaces, mounts, kernel surface
 _REACH = """
     socket shmget shmat shmctl msgget msgsnd msgrcv msgctl semget semop semtimedop semctl mq_open mq_unlink
-    memfd_create memfd_secret execve execveat
-"""  # the network, and memory or messages that outlive a process
+    memfd_create memfd_secret execve execveat mknod mknodat
+"""  # the network, devices, and memory or messages that outlive a process
 _MODES = "chmod fchmod fchmodat fchmodat2 chown lchown fchown fchownat"  # modes hide siblings' folders
 _THREAD = 0x00010000  # CLONE_THREAD
 _NAMESPACES = 0x7E020080  # every CLONE_NEW* flag
@@ -27,7 +27,7 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 
 
 def filters() -> tuple[bytes, bytes]:
-    """(for a template, for a session): the template may still fork, and end its own process group.
+    """(for a template, for a session): the template may still fork.
 
     Raises ImportError or OSError where libseccomp is missing.
     """
@@ -55,8 +55,7 @@ def _export(*, template: bool) -> bytes:
         for bit in range(32):
             if _NAMESPACES >> bit & 1:
                 deny("clone", denied, seccomp.Arg(0, seccomp.MASKED_EQ, 1 << bit, 1 << bit))
-        deny("kill", denied, seccomp.Arg(0, seccomp.NE, 0))
-        deny("tgkill")
+        deny("kill tgkill")
     else:
         deny(_MODES)
         deny("fork vfork clone kill tgkill")

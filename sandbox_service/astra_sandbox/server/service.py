@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from astra_api.sandbox.v1 import sandbox_pb2 as pb
 from astra_api.sandbox.v1 import sandbox_pb2_grpc as stubs
 from astra_sandbox import limits
 from astra_sandbox.interface import Isolation
-from astra_sandbox.server.sessions import CallConflictError, ReplayError, ServerSession, SessionGoneError
+from astra_sandbox.server.guard import Guard, Memory
+from astra_sandbox.server.metrics import Metrics
+from astra_sandbox.server.sessions import CallConflictError, OverloadError, ReplayError, ServerSession, SessionGoneError
 from astra_sandbox.server.templates import LoadRejectedError, Templates, WorkerLostError, new_session_id
 from astra_sandbox.server.toolsets import BadToolsetError, ToolsetStore
 from astra_sandbox.wire import limits_from_wire, toolset_from_wire
@@ -25,6 +28,7 @@ _CODES: dict[type[Exception], grpc.StatusCode] = {
     BadToolsetError: grpc.StatusCode.INVALID_ARGUMENT,
     LoadRejectedError: grpc.StatusCode.FAILED_PRECONDITION,
     WorkerLostError: grpc.StatusCode.UNAVAILABLE,
+    OverloadError: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 _REMEMBERED_REQUESTS = 4096
 _STREAM_BACKLOG = 1024  # calls of one stream that may be under way
@@ -43,16 +47,29 @@ class Policy:
 class SandboxService(stubs.SandboxServiceServicer):
     """The service of one server process; all of it runs on one event loop."""
 
-    def __init__(self, templates: Templates, policy: Policy) -> None:
+    def __init__(self, templates: Templates, policy: Policy, memory: Memory, scratch: str | None) -> None:
         self.isolation = Isolation.PROCESS
         self.measures: tuple[str, ...] = ()
         self.draining = False
         self.sessions: dict[str, ServerSession] = {}
-        self._templates, self._policy = templates, policy
+        self._templates, self._policy, self._memory = templates, policy, memory
         self._toolsets = ToolsetStore()
+        self.guard = Guard(self.sessions, memory, scratch)
         self._opening = 0
+        self.metrics = Metrics()
+        self._watch_counts()
         self._emptied = asyncio.Event()
         self._requests: OrderedDict[str, tuple[bytes, asyncio.Task[list[str]]]] = OrderedDict()
+
+    def _watch_counts(self) -> None:
+        gauge = self.metrics.gauge
+        gauge("capacity", "Sessions at most", lambda: self._policy.capacity)
+        gauge("sessions", "Sessions open", lambda: len(self.sessions))
+        gauge("toolsets", "Toolsets stored", lambda: len(self._toolsets))
+        gauge("isolation", "1 process, 2 namespaces, 3 gvisor", lambda: self.isolation.value)
+        gauge("draining", "Whether new sessions are refused for good", lambda: self.draining)
+        gauge("memory_limit_bytes", "Memory of this pod or machine", lambda: self._memory.limit)
+        gauge("memory_used_bytes", "Memory in use in it", lambda: self._memory.used())
 
     async def PutToolset(self, request: pb.PutToolsetRequest, context: Any) -> pb.PutToolsetResponse:
         """Stores a toolset; INVALID_ARGUMENT says what is wrong with it."""
@@ -84,24 +101,34 @@ class SandboxService(stubs.SandboxServiceServicer):
             await _abort(context, error)
 
     async def _refuse_unless_open(self, request: pb.OpenSessionsRequest, context: Any) -> None:
+        refusal = self._refusal(request)
+        if refusal is not None:
+            self.metrics.refused(refusal[0].name)
+            await context.abort(*refusal)
+
+    def _refusal(self, request: pb.OpenSessionsRequest) -> tuple[grpc.StatusCode, str] | None:
         if self.draining:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is draining")
+            return grpc.StatusCode.UNAVAILABLE, "the server is draining"
         if not 1 <= request.count <= self._policy.capacity:
             message = f"count: {request.count} is not in 1..{self._policy.capacity}, the server's capacity"
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
+            return grpc.StatusCode.INVALID_ARGUMENT, message
         if self._toolsets.find(request.digest) is None:
             message = f"no toolset {request.digest[:80]!r} here: put it first"
-            await context.abort(grpc.StatusCode.NOT_FOUND, message)
+            return grpc.StatusCode.NOT_FOUND, message
+        if self.guard.memory_scarce:
+            return grpc.StatusCode.RESOURCE_EXHAUSTED, "memory is short: no new sessions for now"
         free = self._policy.capacity - len(self.sessions) - self._opening
         if request.count > free:
             message = f"{request.count} sessions asked, {free} of {self._policy.capacity} free"
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
+            return grpc.StatusCode.RESOURCE_EXHAUSTED, message
+        return None
 
     async def _open(self, request: pb.OpenSessionsRequest) -> list[str]:
         toolset = self._toolsets.find(request.digest)
         assert toolset is not None  # checked in the same turn of the loop
         granted = self._policy.default_limits.for_session(limits_from_wire(request.limits), self._policy.maximum_limits)
         self._opening += request.count
+        start = time.perf_counter()
         try:
             processes = await self._templates.fork(toolset, request.variant, request.count, request.seed, granted)
             opened = [
@@ -114,12 +141,14 @@ class SandboxService(stubs.SandboxServiceServicer):
                     seed=request.seed,
                     limits=granted,
                     on_gone=self._forget,
+                    metrics=self.metrics,
                 )
                 for process in processes
             ]
         finally:
             self._opening -= request.count
         self.sessions.update((session.id, session) for session in opened)
+        self.metrics.opened_sessions(request.digest, len(opened), time.perf_counter() - start)
         return [session.id for session in opened]
 
     def _forget(self, session: ServerSession) -> None:
@@ -139,7 +168,8 @@ class SandboxService(stubs.SandboxServiceServicer):
         """Runs one call."""
         try:
             return await asyncio.shield(self._submit(request))
-        except (SessionGoneError, ReplayError, CallConflictError) as error:
+        except (SessionGoneError, ReplayError, CallConflictError, OverloadError) as error:
+            self.metrics.failed(_CODES[type(error)].name)
             await _abort(context, error)
 
     async def Rollout(self, requests: AsyncIterator[pb.CallToolRequest], context: Any) -> None:
@@ -150,7 +180,8 @@ class SandboxService(stubs.SandboxServiceServicer):
             while (request := await context.read()) is not grpc.aio.EOF:
                 try:
                     stream.add(request, self._submit(request))
-                except (SessionGoneError, CallConflictError) as error:
+                except (SessionGoneError, CallConflictError, OverloadError) as error:
+                    self.metrics.failed(_CODES[type(error)].name)
                     stream.answer(_failure(request, error))
                 await stream.room()
             stream.finish()

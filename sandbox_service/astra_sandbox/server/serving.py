@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import grpc
@@ -15,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from astra_api.sandbox.v1 import sandbox_pb2 as pb
 from astra_api.sandbox.v1 import sandbox_pb2_grpc as stubs
 from astra_sandbox.command import Tls
+from astra_sandbox.server.guard import Memory
 from astra_sandbox.server.probe import measure
 from astra_sandbox.server.service import Policy, SandboxService
 from astra_sandbox.server.templates import LoadRejectedError, Templates, WorkerLostError
@@ -37,6 +39,8 @@ class Settings:
     capacity: int
     idle_seconds: float
     drain_seconds: float
+    memory_limit: int | None
+    metrics_port: int | None
 
 
 def serve(nursery: Nursery, zygote: Zygote, settings: Settings, orphaned: threading.Event) -> int:
@@ -52,12 +56,13 @@ async def _serve(nursery: Nursery, zygote: Zygote, settings: Settings, orphaned:
     policy = Policy(capacity=settings.capacity, idle_seconds=settings.idle_seconds)
     address = settings.address
     templates = Templates(nursery, zygote)
-    service = SandboxService(templates, policy)
+    memory = Memory(settings.memory_limit)
+    service = SandboxService(templates, policy, memory, nursery.visible_scratch)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
-        service.isolation, service.measures = await measure(templates, nursery.missing)
+        service.isolation, service.measures = await measure(templates, zygote, nursery.missing)
     except (LoadRejectedError, WorkerLostError) as error:
         print(f"astra_sandbox: the probe of the sandbox failed: {error}", file=sys.stderr)
         return 1
@@ -71,24 +76,42 @@ async def _serve(nursery: Nursery, zygote: Zygote, settings: Settings, orphaned:
     except (RuntimeError, OSError) as error:
         print(f"astra_sandbox: cannot listen on {address}: {error}", file=sys.stderr)
         return 1
+    stop_metrics = _serve_metrics(service, settings)
+    if stop_metrics is None:
+        return 1
     await server.start()
     for name in ("", _NAME):
         await healthiness.set(name, health_pb2.HealthCheckResponse.SERVING)
     shown = address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
     print(f"{READY} {shown} ({service.isolation.name.lower()})", flush=True)
-    expiry = asyncio.ensure_future(service.expire_forever())
+    background = [asyncio.ensure_future(service.expire_forever()), asyncio.ensure_future(service.guard.watch())]
     await stop.wait()
     service.draining = True
     await healthiness.enter_graceful_shutdown()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(0 if orphaned.is_set() else settings.drain_seconds):
             await service.wait_empty()
-    expiry.cancel()
+    for task in background:
+        task.cancel()
     for session in list(service.sessions.values()):
         session.close("the server stopped")
     await server.stop(0 if orphaned.is_set() else 1)
     templates.close()
+    stop_metrics()
+    service.metrics.close()
     return 0
+
+
+def _serve_metrics(service: SandboxService, settings: Settings) -> Callable[[], None] | None:
+    """Answers scrapes where they are asked for, on the host that calls come to; None if that fails."""
+    if settings.metrics_port is None:
+        return lambda: None
+    host = "127.0.0.1" if settings.address.startswith("unix:") else settings.address.rpartition(":")[0].strip("[]")
+    try:
+        return service.metrics.serve(host, settings.metrics_port)
+    except OSError as error:
+        print(f"astra_sandbox: --metrics-port {settings.metrics_port}: {error.strerror}", file=sys.stderr)
+        return None
 
 
 def _bind(server: grpc.aio.Server, address: str, tls: Tls | None) -> int:

@@ -10,9 +10,11 @@ import secrets
 import signal
 from collections import deque
 from collections.abc import Callable
+from typing import Literal
 
 from astra_api.sandbox.v1 import sandbox_pb2 as pb
 from astra_sandbox.limits import Limits
+from astra_sandbox.server.metrics import Metrics
 from astra_sandbox.server.templates import LoadRejectedError, SessionProcess, Templates, WorkerLostError
 from astra_sandbox.server.toolsets import StoredToolset
 from astra_sandbox.strict_json import StrictJsonError, read
@@ -21,6 +23,7 @@ from astra_sandbox.worker.frames import Kind
 
 MAX_CALLS = 10_000
 MAX_LOG_BYTES = 64 << 20
+_BACKLOG = 256  # calls of one session that may wait
 _REPORT_SECONDS = 2.0  # how long a template may take to say how a session ended
 
 _Error = pb.ToolError
@@ -44,13 +47,19 @@ class CallConflictError(Exception):
     """A call_id was reused for another call, or a session has too many calls."""
 
 
+class OverloadError(Exception):
+    """Too much waits already: the caller backs off and tries again. What was accepted is not affected."""
+
+
 class _Call:
     """One call; its future gives the response that every retry gets."""
 
-    __slots__ = ("arguments", "call_id", "executed", "future", "tool")
+    __slots__ = ("arguments", "arrived", "call_id", "executed", "future", "tool")
 
-    def __init__(self, call_id: str, tool: str, arguments: str, future: "asyncio.Future[pb.CallToolResponse]") -> None:
-        self.call_id, self.tool, self.arguments, self.future = call_id, tool, arguments, future
+    def __init__(
+        self, call_id: str, tool: str, arguments: str, future: "asyncio.Future[pb.CallToolResponse]", arrived: float
+    ) -> None:
+        self.call_id, self.tool, self.arguments, self.future, self.arrived = call_id, tool, arguments, future, arrived
         self.executed = False  # it ran and left its process alive: a replay repeats it
 
 
@@ -68,11 +77,12 @@ class ServerSession:
         seed: int,
         limits: Limits,
         on_gone: Callable[["ServerSession"], None],
+        metrics: Metrics | None = None,
     ) -> None:
         self.id = session_id
         self._toolset, self._templates = toolset, templates
         self._variant, self._seed, self._limits = variant, seed, limits
-        self._on_gone = on_gone
+        self._on_gone, self._metrics = on_gone, metrics
         self._loop = asyncio.get_running_loop()
         self.last_used = self._loop.time()
         self._calls: dict[str, _Call] = {}  # by call_id, in order of arrival
@@ -97,6 +107,26 @@ class ServerSession:
         """The process that runs the calls, if there is one now."""
         return self._process.pid if self._process else None
 
+    @property
+    def scratch(self) -> str | None:
+        """The folder of its process below the server's folder for private directories."""
+        return self._process.folder if self._process else None
+
+    @property
+    def disk_bytes(self) -> int:
+        """What it may keep in files: four of the largest."""
+        return 4 * self._limits.file_bytes
+
+    def end_process(self, kind: Literal["memory", "disk"], reason: str) -> None:
+        """Ends the process for what it used. A call under way is answered; else the next one finds a fresh process."""
+        if self._metrics is not None:
+            self._metrics.ended(kind)
+        if self._current is None or not self._nonce:
+            self._drop_process()
+            return
+        error = _Error.OUT_OF_MEMORY if kind == "memory" else _Error.RAISED
+        self._settle(self._error(self._current, error, reason, True))
+
     def submit(self, call_id: str, tool: str, arguments: str) -> "asyncio.Future[pb.CallToolResponse]":
         """Queues a call. Raises CallConflictError; the future raises SessionGoneError and ReplayError."""
         self.last_used = self._loop.time()
@@ -107,8 +137,10 @@ class ServerSession:
             return call.future
         if len(self._calls) >= MAX_CALLS or self._log_bytes > MAX_LOG_BYTES:
             raise CallConflictError(f"the session has had its {MAX_CALLS} calls or {MAX_LOG_BYTES} bytes")
+        if len(self._queue) >= _BACKLOG:
+            raise OverloadError(f"{_BACKLOG} calls of this session wait already")
         self._log_bytes += len(arguments)
-        call = self._calls[call_id] = _Call(call_id, tool, arguments, self._loop.create_future())
+        call = self._calls[call_id] = _Call(call_id, tool, arguments, self._loop.create_future(), self.last_used)
         self._queue.append(call)
         if self._current is None:
             self._next()
@@ -174,6 +206,8 @@ class ServerSession:
     def _answer(self, call: _Call, response: pb.CallToolResponse) -> None:
         if not call.future.done():
             call.future.set_result(response)
+            if self._metrics is not None:
+                self._metrics.answered(self.id, call.tool, response, self._loop.time() - call.arrived)
 
     def _on_frame(self, nonce: int, kind: Kind, body: bytes) -> None:
         call = self._current
@@ -268,6 +302,8 @@ class ServerSession:
         if self._process is None:
             raise WorkerLostError("the session's process was killed")
         self._replayed = self._loop.create_future()
+        if self._metrics is not None:
+            self._metrics.replayed.inc()
         try:
             self._start(past)
             response = await self._replayed

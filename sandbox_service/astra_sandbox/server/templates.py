@@ -18,6 +18,8 @@ from astra_sandbox.server.zygotes import MAX_VARIANT, Nursery, ProcessHandle, Zy
 from astra_sandbox.worker.frames import HEADER, FrameError, FrameReader, Kind, encode
 
 _LOAD_SECONDS = 10.0
+_STILLBORN = 4  # templates of one toolset that die before their first session
+SCRATCH_BYTES = 256 << 20  # files of all sessions of one toolset, where they have a file system of their own
 _FORK_SECONDS = 20.0
 _BATCH = 64  # sessions in one command: the kernel passes at most 253 descriptors, a template opens at most 256
 _MAX_MESSAGE = 1 << 14
@@ -35,8 +37,9 @@ class WorkerLostError(Exception):
 class SessionProcess:
     """One forked session, and its socket. `on_frame` gets every whole frame, `on_end` the end, once."""
 
-    def __init__(self, number: int, sock: socket.socket, limits: Limits, template: "Template") -> None:
+    def __init__(self, number: int, sock: socket.socket, limits: Limits, template: "Template", folder: str) -> None:
         self.number = number
+        self.folder = folder  # below the folder for private directories
         self.template = template
         self.status: int | None = None  # wait status and processor seconds, once the template reported them
         self.cpu = 0.0
@@ -145,9 +148,11 @@ class Template:
 
     _numbers = itertools.count(1)
 
-    def __init__(self, toolset: StoredToolset, control: socket.socket) -> None:
+    def __init__(self, toolset: StoredToolset, control: socket.socket, folder: str) -> None:
         self.toolset = toolset
+        self._folder = folder
         self.alive = True
+        self.forked = False  # it has forked sessions
         self._processes: dict[int, SessionProcess] = {}
         self._loop = asyncio.get_running_loop()
         self._control = control
@@ -185,6 +190,7 @@ class Template:
             async with asyncio.timeout(_FORK_SECONDS):
                 for process in processes:
                     await process.ready
+            self.forked = True
         except BaseException as error:
             for process in processes:
                 process.end()
@@ -196,8 +202,9 @@ class Template:
 
     async def _order(self, count: int, seed: int, limits: Limits) -> list[SessionProcess]:
         numbers = [next(self._numbers) for _ in range(count)]
-        command = {
+        command: dict[str, Any] = {
             "open": numbers,
+            "folders": [secrets.token_hex(16) for _ in numbers],
             "seed": seed,
             "limits": {
                 "memory_bytes": limits.memory_bytes,
@@ -230,8 +237,8 @@ class Template:
             for _, theirs_end in pairs:
                 theirs_end.close()
         processes = []
-        for number, (ours, _) in zip(numbers, pairs, strict=True):
-            process = SessionProcess(number, ours, limits, self)
+        for number, name, (ours, _) in zip(numbers, command["folders"], pairs, strict=True):
+            process = SessionProcess(number, ours, limits, self, os.path.join(self._folder, name))
             self._processes[number] = process
             processes.append(process)
         return processes
@@ -314,11 +321,18 @@ class Templates:
     async def fork(
         self, toolset: StoredToolset, variant: int, count: int, seed: int, limits: Limits
     ) -> list[SessionProcess]:
-        """Session processes of a toolset; once more if a template died under it."""
-        try:
-            return await (await self.get(toolset, variant)).fork(count, seed, limits)
-        except WorkerLostError:
-            return await (await self.get(toolset, variant)).fork(count, seed, limits)
+        """Session processes of a toolset, from another template if one died under it.
+
+        A source whose templates load and then never fork a session is rejected: it has broken them.
+        """
+        proven = False
+        for _ in range(_STILLBORN):
+            template = await self.get(toolset, variant)
+            try:
+                return await template.fork(count, seed, limits)
+            except WorkerLostError as error:
+                lost, proven = error, proven or template.forked
+        raise lost if proven else LoadRejectedError("the source breaks the process in which it is loaded")
 
     async def _start(self, toolset: StoredToolset, variant: int, again: bool = False) -> Template:
         zygote = self._zygotes.get(variant)
@@ -326,18 +340,22 @@ class Templates:
             if zygote is not None:
                 zygote.close()
             zygote = self._zygotes[variant] = self._nursery.launch(variant)
-        order = {
+        order: dict[str, Any] = {
             "tools": toolset.names,
             "stateless": toolset.stateless,
-            "limits": {"memory_bytes": MAXIMUM.memory_bytes // 2, "file_bytes": MAXIMUM.file_bytes},
-            "subfolders": [],
+            "limits": {
+                "memory_bytes": MAXIMUM.memory_bytes // 2,
+                "file_bytes": MAXIMUM.file_bytes,
+                "scratch_bytes": SCRATCH_BYTES,
+            },
+            "folder": [secrets.token_hex(16), *(["variant", str(variant)] if variant else [])],
         }
         try:
             control = zygote.order(order, toolset.source)
         except OSError as error:
             zygote.close()
             raise WorkerLostError(f"the zygote is gone: {error}") from None
-        template = Template(toolset, control)
+        template = Template(toolset, control, os.path.join(*order["folder"]))
         try:
             await template.wait_loaded()
         except WorkerLostError:

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from astra_sandbox.limits import MAXIMUM
@@ -19,10 +21,13 @@ from astra_sandbox.server import containment, seccomp
 
 Containment = Literal["auto", "namespaces", "process"]
 
-_TRIED: dict[str, tuple[str, ...]] = {
-    "auto": ("namespaces", "entered", "process"),
-    "namespaces": ("namespaces", "entered"),
+_KINDS: dict[str, tuple[str, ...]] = {
+    "auto": ("namespaces", "jail", "process"),
+    "namespaces": ("namespaces", "jail"),
+    "process": ("process",),
 }
+_MEANING = {"namespaces": "bubblewrap", "jail": "user namespace with a root folder of its own", "process": "process"}
+_PREFIX, _LOCK = "astra-sandbox-", "lock"
 MAX_VARIANT = 7
 _CLOCK_STEP = 37 * 86400 + 12345.678  # seconds between the clocks of two variants
 _START_SECONDS = 20.0
@@ -39,10 +44,12 @@ class Nursery:
     """What zygotes of one server share: the wanted containment, seccomp programs, a folder for private directories."""
 
     wanted: Containment = "auto"
+    library: Path | None = None  # Python's library as an archive, where it need not be written first
     missing: list[str] = field(default_factory=list)  # measures that this machine lacks, for people
 
     def __post_init__(self) -> None:
         self._scratch: str | None = None
+        self._kinds = _KINDS[self.wanted]
         try:
             self.filters = seccomp.filters()
         except (ImportError, OSError, RuntimeError) as error:
@@ -53,18 +60,18 @@ class Nursery:
         """Starts a zygote, in namespaces if wanted and possible. Blocks for about 0.1 s. Raises ZygoteError."""
         kinds: dict[str, Callable[[int], containment.Placement]] = {
             "namespaces": lambda fd: containment.namespaces(fd, variant),
-            "entered": lambda fd: containment.entered(fd, variant, self._scratch_folder()),
+            "jail": lambda fd: containment.jail(fd, variant, self._scratch_folder(), self.library),
             "process": lambda fd: containment.process(fd, variant, self._scratch_folder()),
         }
         failures = []
-        for kind in _TRIED.get(self.wanted, (self.wanted,)):
+        for kind in list(self._kinds):
             try:
                 zygote = Zygote(variant, kinds[kind], self.filters)
             except (ZygoteError, OSError) as error:
-                failures.append(f"no {kind}: {error}")
+                failures.append(f"no {_MEANING[kind]}: {error}")
                 continue
             self.missing += failures
-            self.wanted = zygote.placement.name  # type: ignore[assignment]  # the next ones get the same
+            self._kinds = (kind,)  # the next ones get the same
             return zygote
         raise ZygoteError("; ".join(failures))
 
@@ -72,17 +79,49 @@ class Nursery:
         """Removes what sessions left; in namespaces nothing is left."""
         if self._scratch is None:
             return
-        os.chmod(self._scratch, 0o700)
-        for name in os.listdir(self._scratch):
-            with contextlib.suppress(OSError):
-                os.chmod(os.path.join(self._scratch, name), 0o700)
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        _remove(self._scratch)
+        os.close(self._lock)
+
+    @property
+    def visible_scratch(self) -> str | None:
+        """Where this process sees the private directories, if it does: not in file systems that templates have."""
+        if self._scratch is None or self._kinds == ("namespaces",):
+            return None
+        return os.path.join(self._scratch, "root", "scratch") if self._kinds == ("jail",) else self._scratch
 
     def _scratch_folder(self) -> str:
         if self._scratch is None:
-            self._scratch = tempfile.mkdtemp(prefix="astra-sandbox-")
+            _remove_abandoned()
+            self._scratch = tempfile.mkdtemp(prefix=_PREFIX)
+            self._lock = os.open(os.path.join(self._scratch, _LOCK), os.O_CREAT | os.O_RDWR, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)  # while this process lives
             os.chmod(self._scratch, 0o1333)  # its folders have unguessable names, and nobody can list them
         return self._scratch
+
+
+def _remove_abandoned() -> None:
+    """Removes the folders of servers that were killed: their lock is free."""
+    for entry in list(os.scandir(tempfile.gettempdir())):
+        if not entry.name.startswith(_PREFIX):
+            continue
+        with contextlib.suppress(OSError):  # not ours, in use, or just removed by another
+            lock = os.open(os.path.join(entry.path, _LOCK), os.O_RDWR)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(entry.path)
+            finally:
+                os.close(lock)
+
+
+def _remove(top: str) -> None:
+    """Removes a tree whose folders may not be listed, from the top: each is opened before it is entered."""
+    for folder, _, _ in os.walk(top):
+        with contextlib.suppress(OSError):
+            os.chmod(folder, 0o700)
+            for entry in list(os.scandir(folder)):
+                if entry.is_dir(follow_symlinks=False):
+                    os.chmod(entry, 0o700)
+    shutil.rmtree(top, ignore_errors=True)
 
 
 class Zygote:
@@ -103,6 +142,8 @@ class Zygote:
             "own_paths": self.placement.own_paths,
             "read_only": self.placement.read_only,
             "drop_user": self.placement.drop_user,
+            "enclose": self.placement.enclose,
+            "jail": self.placement.jail,
             "template_filter": base64.b64encode(filters[0]).decode(),
             "session_filter": base64.b64encode(filters[1]).decode(),
             "memory_ceiling": 2 * MAXIMUM.memory_bytes,
@@ -119,7 +160,10 @@ class Zygote:
         if not message or pid is None:
             self.close()
             raise ZygoteError(f"{self.placement.name} zygote does not start: {reason}")
+        told = json.loads(message)
         self.pid = pid
+        self.namespaces: list[str] = told["namespaces"]  # entered by itself
+        self.own: list[str] = told["own"]  # that each of its templates enters
         self._control.setblocking(False)
 
     @property
@@ -129,8 +173,6 @@ class Zygote:
 
     def order(self, order: dict[str, Any], source: str) -> socket.socket:
         """Has a template forked; returns the server's end of its socket. Raises OSError if the zygote is gone."""
-        if self.variant:
-            order = order | {"subfolders": ["variant", str(self.variant)]}
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, tempfile.TemporaryFile() as file:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)

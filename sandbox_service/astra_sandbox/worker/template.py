@@ -39,6 +39,7 @@ from astra_sandbox.worker.frames import Kind, encode
 MAX_FD = 256  # the zygote's limit on open files: every descriptor is below it
 MAX_BATCH = 64  # sessions in one command
 _MAX_COMMAND = 1 << 16
+_encode_json, _decode_json = json.JSONEncoder().encode, json.JSONDecoder().decode  # a source may patch `json`
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Confinement:
     view: FileView
     template_filter: SyscallFilter
     session_filter: SyscallFilter
+    namespaces: list[str]  # that each template has to itself
 
 
 class RejectedError(Exception):
@@ -60,7 +62,7 @@ def main(control: socket.socket, order: dict[str, Any], source: str, confinement
     os.setpgid(0, 0)
     die_with_parent()
     hide_from_peers()
-    directory = os.path.join(confinement.scratch, os.urandom(16).hex(), *order["subfolders"])
+    directory = os.path.join(confinement.scratch, *order["folder"])
     os.makedirs(directory)
     os.chdir(directory)
     confinement.view.confine(directory)
@@ -68,14 +70,14 @@ def main(control: socket.socket, order: dict[str, Any], source: str, confinement
     try:
         tools = load(source, order["tools"], order["limits"])
     except RejectedError as error:
-        control.send(json.dumps({"rejected": str(error)}).encode())
+        control.send(_encode_json({"rejected": str(error)}).encode())
         control.recv(1)  # until the server has read it and closes: gVisor may drop what a dead process sent
         os._exit(1)
     os.chmod(directory, 0o300)  # sessions cannot list it: a sibling's folder has an unguessable name
     try:
         Template(control, tools, directory, order["stateless"], confinement).run()
     except BaseException as error:  # the boundary: the server writes it to its log, and starts another template
-        control.send(json.dumps({"failed": session.describe(error).decode()}).encode())
+        control.send(_encode_json({"failed": session.describe(error).decode()}).encode())
         os._exit(1)
 
 
@@ -152,15 +154,15 @@ class Template:
                     os.read(wake_read, 4096)
                     self._reap()
                 elif not self._obey():
-                    os.kill(0, signal.SIGKILL)  # the process group: this template and its sessions
+                    os._exit(0)  # its sessions die with it
 
     def _obey(self) -> bool:
         message, fds, _, _ = socket.recv_fds(self._control, _MAX_COMMAND, MAX_BATCH)
         if not message:
             return False
-        command = json.loads(message)
-        for number, fd in zip(command["open"], fds, strict=True):
-            directory = os.path.join(self._directory, os.urandom(16).hex())
+        command = _decode_json(message.decode())
+        for number, name, fd in zip(command["open"], command["folders"], fds, strict=True):
+            directory = os.path.join(self._directory, name)
             os.mkdir(directory, 0o700)
             pid = os.fork()
             if pid == 0:
@@ -199,10 +201,12 @@ class Template:
             pid, status, usage = os.wait4(-1, os.WNOHANG)
             if pid == 0:
                 return
+            if pid not in self._sessions:  # the first process of a namespace inherits orphans
+                continue
             number, directory = self._sessions.pop(pid)
             try:
                 os.rmdir(directory)  # nearly always empty
             except OSError:
                 shutil.rmtree(directory, ignore_errors=True)
             cpu = round(usage.ru_utime + usage.ru_stime, 3)
-            self._control.send(json.dumps({"ended": number, "status": status, "cpu": cpu}).encode())
+            self._control.send(_encode_json({"ended": number, "status": status, "cpu": cpu}).encode())

@@ -26,7 +26,7 @@ import sys
 import typing
 import unicodedata
 
-from astra_sandbox.worker import clock, template
+from astra_sandbox.worker import clock, enclosure, template
 from astra_sandbox.worker.confine import FileView, SyscallFilter, address_space, hide_from_peers
 
 _WARM = (collections, datetime, decimal, fractions, functools, hashlib, itertools, math, re, statistics, string)
@@ -46,15 +46,21 @@ def main(control_fd: int) -> None:
     if settings["scratch_is_new"]:
         os.makedirs(settings["scratch"], exist_ok=True)
         os.chmod(settings["scratch"], 0o1333)
+    devnull = os.open(os.devnull, os.O_RDWR)
+    if settings["jail"]:
+        enclosure.load_compiled_modules()
     if settings["drop_user"]:
+        enclosure.keep_capabilities()
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
+    entered, own = _enclose(settings)
     confinement = template.Confinement(
         scratch=settings["scratch"],
         view=FileView(settings["read_only"]),
         template_filter=SyscallFilter(base64.b64decode(settings["template_filter"])),
         session_filter=SyscallFilter(base64.b64decode(settings["session_filter"])),
+        namespaces=own,
     )
     hide_from_peers()
     ceiling = address_space() + settings["memory_ceiling"]
@@ -66,7 +72,7 @@ def main(control_fd: int) -> None:
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # templates are reaped by the kernel; the server sees their sockets
-    control.send(b'{"ready": true}')
+    control.send(json.dumps({"ready": True, "namespaces": entered, "own": own}).encode())
     while True:
         message, fds, _, _ = socket.recv_fds(control, _MAX_MESSAGE, 2)
         if not message:
@@ -74,19 +80,35 @@ def main(control_fd: int) -> None:
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             control.close()
-            _become_template(json.loads(message), fds, confinement)
+            _become_template(json.loads(message), fds, confinement, devnull)
         for fd in fds:
             os.close(fd)
 
 
-def _become_template(order: dict[str, typing.Any], fds: list[int], confinement: template.Confinement) -> None:
+def _enclose(settings: dict[str, typing.Any]) -> tuple[list[str], list[str]]:
+    """(namespaces that this zygote entered by itself, those that each template can have of its own)."""
+    if not settings["enclose"]:
+        enclosure.drop_capabilities()
+        return [], []
+    entered: list[str] = []
+    if settings["jail"]:
+        entered = enclosure.enter_user()
+        enclosure.jail(settings["jail"])
+    else:
+        enclosure.regain()
+    return entered, enclosure.try_out(settings["scratch"])
+
+
+def _become_template(
+    order: dict[str, typing.Any], fds: list[int], confinement: template.Confinement, devnull: int
+) -> None:
     try:
         with open(fds[1], encoding="utf-8") as file:
             source = file.read()
-        devnull = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(devnull, fd)
         os.close(devnull)
+        enclosure.enter(confinement.namespaces, confinement.scratch, order["limits"]["scratch_bytes"])
         template.main(socket.socket(fileno=fds[0]), order, source, confinement)
     finally:  # nothing of the zygote may run in a template
         os._exit(1)

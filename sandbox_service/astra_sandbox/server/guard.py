@@ -1,0 +1,138 @@
+"""Keeps the machine, or the pod, alive: who uses too much memory or disk dies, and not its neighbours.
+
+Sessions may be promised more memory together than there is (capacity times a session's limit): that is the overcommit.
+When less than a tenth of the memory is left, the session that uses most of it is ended with OUT_OF_MEMORY, and new ones
+wait. Where sessions write to a disk that nothing else bounds, what each has written is looked at as it works.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from astra_sandbox.server.sessions import ServerSession
+
+HIGH_WATER = 0.9  # of the memory limit
+_EVERY = 0.1  # seconds
+_DISK_EVERY = 0.3
+_FILES = 4096  # of one session, at most
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+class Memory:
+    """How much memory there is, and how much of it is used: of the control group, else of the machine that one sees.
+
+    `limit`: bytes, where the limit is known better from outside (a pod's manifest).
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        own = _read_number(_CGROUP / "memory.max")
+        total, _ = _machine()
+        self.grouped = own is not None
+        self.limit = min(value for value in (limit, own, total) if value is not None)
+
+    def used(self) -> int:
+        """Bytes in use that cannot be had back."""
+        current = _read_number(_CGROUP / "memory.current") if self.grouped else None
+        if current is not None:
+            return current - _inactive_files()
+        total, available = _machine()
+        return total - available
+
+    @property
+    def scarce(self) -> bool:
+        """Whether the high-water mark is passed."""
+        return self.used() > HIGH_WATER * self.limit
+
+
+class Guard:
+    """Watches one server's sessions. `watch` runs until it is cancelled."""
+
+    def __init__(self, sessions: "dict[str, ServerSession]", memory: Memory, scratch: str | None) -> None:
+        self._sessions, self._memory, self._scratch = sessions, memory, scratch
+        self.memory_scarce = False
+
+    async def watch(self) -> None:
+        """Looks at memory ten times a second, at disks three times."""
+        loop = asyncio.get_running_loop()
+        disk_due = 0.0
+        while True:
+            await asyncio.sleep(_EVERY)
+            self.memory_scarce = self._memory.scarce
+            if self.memory_scarce:
+                self._end_greediest()
+            if self._scratch and loop.time() >= disk_due:
+                start = loop.time()
+                self._look_at_disks(start)
+                disk_due = loop.time() + max(_DISK_EVERY, 4 * (loop.time() - start))  # a fifth of a core at most
+
+    def _end_greediest(self) -> None:
+        sizes = {session: _resident(session.process_id) for session in self._sessions.values() if session.process_id}
+        if sizes:
+            greediest = max(sizes, key=lambda session: sizes[session])
+            greediest.end_process("memory", "the pod ran short of memory, and this session used most of it")
+
+    def _look_at_disks(self, now: float) -> None:
+        assert self._scratch is not None
+        for session in list(self._sessions.values()):
+            if session.scratch is None or not (session.busy or now - session.last_used < 3 * _DISK_EVERY):
+                continue
+            size, files = _written(os.path.join(self._scratch, session.scratch))
+            if size > session.disk_bytes or files > _FILES:
+                session.end_process(
+                    "disk", f"the session wrote more than {session.disk_bytes >> 20} MiB or {_FILES} files"
+                )
+
+
+def _written(folder: str) -> tuple[int, int]:
+    """(bytes, files) below a folder; no more files are counted than tell that there are too many."""
+    size = files = 0
+    waiting = [folder]
+    while waiting and files <= _FILES:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                files += 1
+                if files > _FILES:
+                    break
+                with contextlib.suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    else:
+                        size += entry.stat(follow_symlinks=False).st_blocks * 512
+    return size, files
+
+
+def _resident(pid: int) -> int:
+    """Bytes that a process holds in memory, but for files that others share."""
+    try:
+        _, resident, shared = (int(part) for part in Path(f"/proc/{pid}/statm").read_text().split()[:3])
+    except (OSError, ValueError):
+        return 0
+    return (resident - shared) * _PAGE
+
+
+def _machine() -> tuple[int, int]:
+    """(bytes of memory, bytes of it that are available)."""
+    found = dict(_lines(Path("/proc/meminfo").read_text().replace(":", "").splitlines()))
+    return found["MemTotal"] << 10, found.get("MemAvailable", found["MemFree"] + found.get("Cached", 0)) << 10
+
+
+def _inactive_files() -> int:
+    with contextlib.suppress(OSError):
+        return dict(_lines((_CGROUP / "memory.stat").read_text().splitlines())).get("inactive_file", 0)
+    return 0
+
+
+def _lines(lines: Iterable[str]) -> Iterable[tuple[str, int]]:
+    for line in lines:
+        name, value, *_ = line.split()
+        yield name, int(value)
+
+
+def _read_number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # not there, or `max`
+        return None

@@ -1,0 +1,131 @@
+"""Namespaces and a root folder of its own, for a worker process: inside what bubblewrap made, or without it.
+
+A zygote gets the right to make namespaces either from bubblewrap, or by a user namespace of its own (`enter_user`). It
+tries once what the kernel lets it do (`try_out`), and every template then enters its own (`enter`): a template is the
+first process of its process namespace, so that its end is the end of all that it forked. gVisor of 2022 makes user,
+pid, ipc and network namespaces, but mounts nothing in them; there a root folder that holds Python's library alone
+(`jail`) keeps everything else out of sight.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import os
+import sys
+import sysconfig
+
+_FLAGS = {"mnt": 0x00020000, "ipc": 0x08000000, "pid": 0x20000000, "net": 0x40000000, "user": 0x10000000}
+_MS_PRIVATE_REC, _MS_NOSUID_NODEV_NOEXEC = 1 << 18 | 1 << 14, 2 | 4 | 8
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP = 1, 4, 8, 24
+_CAP_SYS_ADMIN, _LAST_CAP = 21, 40
+_CAPABILITY_VERSION = 0x20080522
+_SIGKILL = 9
+_ARCHIVE = "/python.zip"  # in the jail
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def enter_user() -> list[str]:
+    """A user namespace, in it others for the network, messages and mounts: what was entered. Keeps the user's ids."""
+    uid, gid = os.getuid(), os.getgid()
+    entered: list[str] = []
+    if _libc.unshare(_FLAGS["user"]) != 0:
+        return entered
+    entered.append("user")
+    _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # else its files in /proc belong to root; it hides itself again later
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        with contextlib.suppress(OSError), open(f"/proc/self/{name}", "w") as file:
+            file.write(text)  # setgroups: gVisor has the file and refuses it
+    entered += [name for name in ("net", "ipc") if _libc.unshare(_FLAGS[name]) == 0]
+    if _libc.unshare(_FLAGS["mnt"]) == 0 and _libc.mount(None, b"/", None, _MS_PRIVATE_REC, None) == 0:
+        entered.append("mnt")
+    return entered
+
+
+def keep_capabilities() -> None:
+    """Lets capabilities survive the coming change of user; `regain` then takes up the one that namespaces need."""
+    _libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
+
+
+def regain() -> None:
+    """CAP_SYS_ADMIN alone, if it is there to be had."""
+    _set_capabilities(1 << _CAP_SYS_ADMIN)
+
+
+def load_compiled_modules() -> None:
+    """Loads those of Python's library, which cannot be found in a jail. To be called while the library can be read."""
+    for name in _compiled_modules():
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
+def jail(root: str) -> None:
+    """Makes `root` the root folder, and its archive the place where modules are found."""
+    library = sysconfig.get_path("stdlib")
+    if _libc.chroot(os.fsencode(root)) != 0:
+        raise OSError(ctypes.get_errno(), "no root folder of its own")
+    os.chdir("/")
+    sys.path[:] = [_ARCHIVE]
+    sys.path_importer_cache.clear()
+    for module in list(sys.modules.values()):  # packages look for their own parts where they were loaded from
+        if getattr(module, "__path__", None):
+            module.__path__ = [path.replace(library, _ARCHIVE) for path in module.__path__]
+
+
+def try_out(scratch: str) -> list[str]:
+    """The namespaces that a template can have to itself: asked of the kernel, in a process that ends at once."""
+    pid = os.fork()
+    if pid == 0:
+        found = 0
+        for bit, name in enumerate(_FLAGS):
+            if name in ("mnt", "ipc", "pid") and _libc.unshare(_FLAGS[name]) == 0:
+                found |= 1 << bit if name != "mnt" or _mount(scratch, 1 << 20) else 0
+        os._exit(found)
+    found = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return [name for bit, name in enumerate(_FLAGS) if found > 0 and found >> bit & 1]
+
+
+def enter(namespaces: list[str], scratch: str, size: int) -> None:
+    """Enters them; returns in a new process. `scratch` becomes a file system of its own of `size` bytes at most.
+
+    The process that called ends when the new one does. Raises OSError.
+    """
+    for name in namespaces:
+        if _libc.unshare(_FLAGS[name]) != 0:
+            raise OSError(ctypes.get_errno(), f"no {name} namespace")
+    if "mnt" in namespaces and not _mount(scratch, size):
+        raise OSError(ctypes.get_errno(), "no file system of its own")
+    if "pid" in namespaces:
+        child = os.fork()
+        if child:
+            _libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+            os.closerange(0, 256)
+            os.waitpid(child, 0)
+            os._exit(0)
+    drop_capabilities()
+
+
+def drop_capabilities() -> None:
+    """None is left, and none can be had again."""
+    for number in range(_LAST_CAP + 1):
+        _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
+    _set_capabilities(0)
+
+
+def _mount(scratch: str, size: int) -> bool:
+    options = f"size={size},nr_inodes={max(1024, size >> 13)},mode=0333".encode()
+    return bool(_libc.mount(b"tmpfs", os.fsencode(scratch), b"tmpfs", _MS_NOSUID_NODEV_NOEXEC, options) == 0)
+
+
+def _set_capabilities(mask: int) -> None:
+    low, high = mask & 0xFFFFFFFF, mask >> 32
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+    sets = (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)  # effective, permitted, inheritable; low words, high words
+    _libc.capset(header, sets)
+
+
+def _compiled_modules() -> list[str]:
+    folder = os.path.join(sysconfig.get_path("platstdlib"), "lib-dynload")
+    names = {name.partition(".")[0] for name in os.listdir(folder)} if os.path.isdir(folder) else set()
+    unwanted = ("_test", "_xx", "xx", "_tkinter", "_ctypes_test", "_crypt")
+    return sorted(name for name in names if not name.startswith(unwanted))

@@ -1,0 +1,84 @@
+"""Who uses too much memory or disk dies, and its neighbours do not notice."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from astra_api.records import SessionLimits, ToolError, ToolErrorKind, ToolResult, Toolset
+from astra_sandbox.client import Retry, SandboxClient
+from astra_sandbox.interface import CapacityExhausted
+from astra_sandbox.server.guard import Memory
+
+SOURCE = """
+import os, time
+KEPT = []
+def eat(mib):
+    for _ in range(mib):
+        KEPT.append(os.urandom(1 << 20))
+        time.sleep(0.005)
+    time.sleep(2)
+    return len(KEPT)
+def fine():
+    return len(KEPT)
+def fill(mib):
+    for number in range(mib):
+        with open(f"f{number}", "wb") as file:
+            file.write(bytes(1 << 20))
+        time.sleep(0.02)
+    return mib
+"""
+LIMITS = SessionLimits(call_seconds=60, memory_bytes=1 << 30, file_bytes=2 << 20)
+
+
+async def test_the_greediest_session_ends_when_memory_runs_short(
+    tmp_path: Path, server: Any, make_toolset: Callable[..., Toolset]
+) -> None:
+    toolset = make_toolset(SOURCE, "eat", "fine", "fill", state="stateful")
+    memory = Memory()
+    if memory.limit - memory.used() < 2 << 30:
+        pytest.skip("2 GiB of free memory are needed")
+    limit = str(int((memory.used() + (200 << 20)) / 0.9))  # 200 MiB below the high-water mark
+    async with server(tmp_path, "--memory-limit", limit) as (address, process):
+        client = SandboxClient([address], retry=Retry(budget=20))
+        modest, greedy = await client.open_sessions(toolset, 2, limits=LIMITS)
+        assert await modest.call("eat", '{"mib": 5}') == ToolResult(json_text="5")
+        outcome = await greedy.call("eat", '{"mib": 900}')
+        assert isinstance(outcome, ToolError)
+        assert (outcome.kind, outcome.ended_process) == (ToolErrorKind.OUT_OF_MEMORY, True)
+        assert "most" in outcome.message
+        assert process.returncode is None
+        assert await modest.call("fine", "{}") == ToolResult(json_text="5")
+        assert await greedy.call("fine", "{}") == ToolResult(json_text="0")
+        for session in (modest, greedy):
+            await session.close()
+        await client.close()
+
+
+async def test_no_sessions_are_opened_while_memory_is_short(
+    tmp_path: Path, server: Any, make_toolset: Callable[..., Toolset]
+) -> None:
+    async with server(tmp_path, "--memory-limit", str(64 << 20)) as (address, _):
+        client = SandboxClient([address], retry=Retry(budget=1))
+        await asyncio.sleep(0.5)
+        with pytest.raises(CapacityExhausted, match="memory is short"):
+            await client.open_sessions(make_toolset(SOURCE, "fine"), 1)
+        await client.close()
+
+
+async def test_a_session_that_fills_the_disk_ends(
+    tmp_path: Path, server: Any, make_toolset: Callable[..., Toolset]
+) -> None:
+    toolset = make_toolset(SOURCE, "eat", "fine", "fill", state="stateful")
+    async with server(tmp_path) as (address, _):
+        client = SandboxClient([address], retry=Retry(budget=20))
+        modest, greedy = await client.open_sessions(toolset, 2, limits=LIMITS)
+        assert await modest.call("fill", '{"mib": 2}') == ToolResult(json_text="2")
+        outcome = await greedy.call("fill", '{"mib": 500}')
+        assert isinstance(outcome, ToolError)
+        assert (outcome.kind, outcome.ended_process) == (ToolErrorKind.RAISED, True)
+        assert "8 MiB" in outcome.message
+        assert await modest.call("fine", "{}") == ToolResult(json_text="0")
+        await client.close()
