@@ -9,7 +9,7 @@ ASTRA_CLUSTER_KIT ?= ../shared/cluster
 OUT ?= runs/demo
 SEED ?= 0
 
-.PHONY: help init demo test test-cluster lint types contracts proto crds chart-docs images kind-up models bench clean
+.PHONY: help init demo test test-cluster lint types contracts proto crds chart-docs images kind-up models bench clean adversary soak
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 22
@@ -71,6 +71,12 @@ kind-up: init ## a farm in kind: cluster, images, chart, a first TrainingRun
 
 bench: init ## benchmarks (minutes): see bench/README.md
 	@$(BIN)/python bench/sandbox.py
+
+adversary: init ## hostile tools at every level of containment, as a table (minutes)
+	@cd tests && PYTHONPATH=. ../$(BIN)/python -m adversary $(ARGS)
+
+soak: init ## rollouts while things are killed, then 100,000 sessions (an hour): ARGS="--minutes 60"
+	@$(BIN)/python tests/sandbox_service/chaos.py $(ARGS)
 
 clean: ## remove environments and caches, keep runs
 	@rm -rf .venv .venv-proto .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
