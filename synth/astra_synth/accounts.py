@@ -39,8 +39,8 @@ class Accounts:
         self._usage: dict[str, Usage] = {}
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Takes the record of a finished batch; one without a record (of tables) adds nothing."""
-        if not record:
+        """Takes the record of a finished batch; that of a toolset adds nothing."""
+        if "stage" not in record:
             return
         item = ItemRecord.model_validate(record)
         self.records.append(item)

@@ -21,6 +21,7 @@ from astra_api.synthesis_run import SynthesisRun, SynthesisRunStatus
 from astra_sandbox.interface import SandboxError
 from astra_sandbox.pool import pool_of_environment
 from astra_synth.run import open_run, synthesize
+from astra_synth.teacher import TeacherError
 
 RUN_LABEL = "astra.farm/synthesis-run"
 _TRIES = 8
@@ -36,7 +37,7 @@ def main() -> int:
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (SandboxError, KubeError, OSError) as error:
+    except (SandboxError, TeacherError, KubeError, OSError) as error:
         print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

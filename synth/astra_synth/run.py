@@ -39,6 +39,11 @@ class Maker(Protocol):
         """Takes note of a batch that an earlier start completed, in place of `accept`."""
         ...
 
+    @property
+    def exhausted(self) -> Reject | None:
+        """Why further batches would bring nothing new, once that is so."""
+        ...
+
 
 class Source(Protocol):
     """What a run draws from."""
@@ -108,6 +113,9 @@ async def synthesize(
                     on_done(done)
                     progress(produced, len(rejects))
                     if produced >= count:
+                        break
+                    if (enough := maker.exhausted) is not None:
+                        rejects.append(enough)
                         break
             finally:
                 for task in pending.values():

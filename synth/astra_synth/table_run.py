@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from astra_api.canonical import digest
 from astra_api.environment import Environment, EnvironmentStatus
 from astra_api.records import Reject
 from astra_api.synthesis_run import EnvironmentSynthesis, SynthesisRun, TablesSource
@@ -19,6 +20,7 @@ from astra_synth.tables.toolset import ALL_KINDS
 _RETRIES = 3  # times that an environment a verifier rejected is replaced by the next one of its index
 _AHEAD = 4  # toolsets under way at once
 _SPARE = 20  # toolsets that may come to nothing, besides three for each that is needed
+_BARREN = 20  # toolsets in a row without anything new, after which the tables are taken to give no more
 
 
 class TableRun:
@@ -61,6 +63,17 @@ class ToolsetMaker:
         self, generator: Generator, sandbox: Sandbox, pool: ThreadPoolExecutor, gate: asyncio.Semaphore
     ) -> None:
         self._generator, self._sandbox, self._pool, self._gate = generator, sandbox, pool, gate
+        self._asked: set[str] = set()  # what the run asks so far, by gold calls and answers
+        self._barren = 0
+
+    @property
+    def exhausted(self) -> Reject | None:
+        if self._barren < _BARREN:
+            return None
+        problem = f"{_BARREN} toolsets in a row asked nothing that had not been asked before"
+        fix = "lower spec.count, or allow more kinds of tools, more hops or more rows"
+        name = self._generator.recipe.prefix or self._generator.dataset.pack.name
+        return Reject(name=name, stage="toolset", reason="exhausted", message=f"{problem}; {fix}")
 
     def ahead(self, room: int) -> int:
         return _AHEAD
@@ -92,10 +105,22 @@ class ToolsetMaker:
         return Batch(number, tuple(kept[index] for index in sorted(kept)), tuple(rejects))
 
     def accept(self, batch: Batch) -> Batch:
-        return batch
+        asks = [_asks(environment) for environment in batch.environments]
+        self._heed(asks)
+        return Batch(batch.number, batch.environments, batch.rejects, {"asks": asks})
 
     def recall(self, done: Done) -> None:
-        pass
+        self._heed(done.record.get("asks", []))
+
+    def _heed(self, asks: list[str]) -> None:
+        self._barren = self._barren + 1 if self._asked.issuperset(asks) else 0
+        self._asked.update(asks)
+
+
+def _asks(environment: Environment) -> str:
+    """What an environment asks, whatever its words: a short digest of its gold calls and answers."""
+    calls = [[step.call.model_dump() if step.call else None, step.answer] for step in environment.spec.steps]
+    return digest(calls).removeprefix("sha256:")[:16]
 
 
 def status_of(verdict: Verdict) -> EnvironmentStatus:

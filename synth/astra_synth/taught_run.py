@@ -103,6 +103,10 @@ class ItemMaker:
         for environment in self._output.environments(done.number):
             self._known.add(environment)
 
+    @property
+    def exhausted(self) -> Reject | None:
+        return None  # a teacher is asked as often as there are seeds
+
     def _heed(self, number: int, record: ItemRecord) -> None:
         self._outage = [*self._outage, number] if record.transient else []
         if len(self._outage) >= _OUTAGE:

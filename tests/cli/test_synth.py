@@ -1,9 +1,12 @@
 """`astra synth` as a person runs it: exit codes, messages, and what it leaves behind."""
 
+import importlib.util
 import json
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +24,15 @@ spec:
     source: {type: tables, pack: chemistry}
     hops: {min: 1, max: 2}
 """
+_spec = importlib.util.spec_from_file_location(
+    "scripted_teacher", Path(__file__).parents[1] / "synth" / "scripted_teacher.py"
+)
+assert _spec is not None
+assert _spec.loader is not None
+scripted_teacher = importlib.util.module_from_spec(_spec)
+sys.modules["scripted_teacher"] = scripted_teacher
+_spec.loader.exec_module(scripted_teacher)
+
 Astra = Callable[..., tuple[int, str, str]]
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -115,3 +127,28 @@ def test_another_run_in_the_same_directory_is_refused(astra: Astra, tmp_path: Pa
     code, _, err = astra("synth", "-f", tmp_path / "run.yaml", "--out", tmp_path / "out")
     assert code == 2
     assert "holds another run, which differs in spec.seed; choose another directory" in err
+
+
+@pytest.mark.parametrize(("name", "model"), [("harbours", "Qwen/Qwen3-32B"), ("questions", "Qwen/Qwen3-32B")])
+def test_the_examples_with_a_teacher(name: str, model: str, astra: Astra, examples: Path, tmp_path: Path) -> None:
+    """As they are shipped, but for the endpoint."""
+    shutil.copytree(examples / "teacher", tmp_path / "teacher")
+    file = tmp_path / "teacher" / f"{name}.yaml"
+    with scripted_teacher.ScriptedTeacher() as teacher:
+        file.write_text(file.read_text().replace("http://localhost:8000/v1", teacher.url))
+        code, out, err = astra("synth", "-f", file, "--out", tmp_path / "out")
+        assert code == 0, err
+        assert json.loads(teacher.paid[0].content)["model"] == model
+        paid = len(teacher.paid)
+        assert astra("synth", "-f", file, "--out", tmp_path / "again", "--cache", tmp_path / "out" / "teacher")[0] == 0
+        assert len(teacher.paid) == paid
+    assert re.search(r"assemble +\d+ +\d+ +100%", out)
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_teacher_that_is_not_there(astra: Astra, examples: Path, tmp_path: Path) -> None:
+    code, _, err = astra("synth", "-f", examples / "teacher" / "questions.yaml", "--out", tmp_path / "out")
+    assert code == 1
+    assert "TeacherUnavailable" in err
+    assert "is the endpoint up" in err
+    assert "Traceback" not in err

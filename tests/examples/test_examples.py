@@ -1,4 +1,5 @@
-"""Every manifest under `examples/` loads and does what its first lines say. tests/synth runs the synthesis runs."""
+"""Every manifest under `examples/` loads and does what its first lines say. tests/synth runs the synthesis runs; those
+with a teacher are run by tests/cli, with a scripted one."""
 
 import json
 from collections import Counter
@@ -39,7 +40,9 @@ def test_each_example_is_run_by_a_test() -> None:
     for manifest in load_manifests(MANIFESTS):
         kinds[type(manifest.resource)].add(str(manifest.file.relative_to(EXAMPLES)))
     assert all(name.startswith("environments/") for name in kinds[Environment])  # verified below, as a folder
-    assert all(name.startswith("synthesis/") or name == "library/run.yaml" for name in kinds[SynthesisRun])
+    assert all(
+        name.startswith(("synthesis/", "teacher/")) or name == "library/run.yaml" for name in kinds[SynthesisRun]
+    )
     assert kinds[TrainingRun] == set(TRAINING)
 
 

@@ -293,7 +293,7 @@ class Script:
             language = "de" if language != "de" else "en"
         stateful = "The task changes something" in text
         if fault == "duplicate":
-            world = World(max(self.faults) // 4 * 4 + 4)  # a good item of the same kind
+            world = World(max(self.faults) // 4 * 4 + 8)  # a good item of the same kind
         return self._spoilt(world.plan(language, stateful), world, "" if fault == "cyclic-once" else fault, fault)
 
     def _decompose(self, world: World, fault: str, text: str) -> dict[str, Any]:

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from astra_api.matching import matches
 from astra_api.records import ToolResult, Toolset, ToolSpec
 from astra_sandbox.interface import Sandbox
+from astra_synth.tables.aggregates import Aggregate, Summary
 from astra_synth.tables.arithmetic import JOINS, Convert
 from astra_synth.tables.dataset import Dataset
-from astra_synth.tables.groups import Aggregate, Count, GroupOperation, Matching, Members, Over, Summary
+from astra_synth.tables.filters import Matching, Over
+from astra_synth.tables.groups import Count, GroupOperation, Members
 from astra_synth.tables.lookups import Lookup, Reverse
 from astra_synth.tables.module import render
 from astra_synth.tables.operation import Operation, Undefined

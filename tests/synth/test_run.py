@@ -19,7 +19,7 @@ from astra_sandbox.launching import launch_local
 from astra_synth.run import open_run, synthesize
 from astra_synth.table_run import TableRun
 
-from .conftest import MAKERS, WritePack
+from .conftest import MAKERS, PACK, WritePack
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 EXAMPLE_RUNS = [*sorted(EXAMPLES.glob("synthesis/*.yaml")), EXAMPLES / "library/run.yaml"]
@@ -173,7 +173,29 @@ async def test_tables_that_give_too_little_fail_the_run(write_pack: WritePack, t
     )
     status = await make(run, write_pack().parent, tmp_path / "out", server)
     assert (status.phase, status.produced) == ("Failed", 0)
-    assert set(status.rejected_by) == {"few-tools"}
+    assert set(status.rejected_by) == {"few-tools", "exhausted"}
+
+
+async def test_exhausted_tables_end_the_run_early_and_alike(
+    write_pack: WritePack, tmp_path: Path, server: Sandbox
+) -> None:
+    """Three makers with one fact each: a handful of questions, whatever the count."""
+    rows = "name,country,founded\nArbo,Norway,1931\nBelkor,Kenya,1974\nCindal,Peru,1988\nDravik,Chile,1952\n"
+    pack = PACK.partition("  product:")[0]
+    folder = write_pack(pack=pack, makers=rows).parent
+    source = {
+        "type": "tables", "path": "pack.yaml",
+        "toolset": {"rows": 8, "environments": 3, "tools": {"min": 1, "max": 2}, "kinds": ["lookup"]},
+    }  # fmt: skip
+    run = shop_run(count=100_000, environments={"source": source, "hops": {"min": 1, "max": 1}})
+    status = await make(run, folder, tmp_path / "out", server)
+    assert status.phase == "Failed"
+    assert 4 <= status.produced < 400
+    last = Reject.model_validate_json((tmp_path / "out" / "rejects.jsonl").read_text().splitlines()[-1])
+    assert (last.stage, last.reason) == ("toolset", "exhausted")
+    before = contents(tmp_path / "out")
+    assert await make(run, folder, tmp_path / "out", server) == status
+    assert contents(tmp_path / "out") == before
 
 
 async def test_what_a_verifier_rejects_is_replaced(

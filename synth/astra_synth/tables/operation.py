@@ -6,6 +6,7 @@ import keyword
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from random import Random
 from typing import Any, Literal
 
@@ -145,9 +146,13 @@ def key_parameter(dataset: Dataset, table: str) -> Parameter:
     return Parameter(snake(spec.noun), {"type": "string", "description": f"Name of the {spec.noun}."})
 
 
+_BUILTINS = frozenset(dir(builtins))
+
+
+@lru_cache(maxsize=4096)
 def snake(words: str) -> str:
     """A name for code: "ISO code" -> iso_code, "class" -> class_name."""
     cleaned = "".join(char if char.isascii() and char.isalnum() else " " for char in words.lower())
     name = "_".join(cleaned.split()) or "item"
     name = f"n{name}" if name[0].isdigit() else name
-    return f"{name}_name" if keyword.iskeyword(name) or name in dir(builtins) else name
+    return f"{name}_name" if keyword.iskeyword(name) or name in _BUILTINS else name

@@ -10,6 +10,8 @@ from astra_synth.tables.generate import Generator, Recipe
 from astra_synth.tables.pack import PackError, parse_pack, read_pack
 from astra_synth.tables.toolset import ToolsetShape
 
+_EMPTY = 20  # toolsets in a row that give nothing: the tables give no more
+
 
 def open_tables(pack: str | None = None, path: Path | None = None) -> Dataset:
     """The tables of a shipped pack, or of a pack file. Raises PackError."""
@@ -35,14 +37,19 @@ def generate(
 
     Answers are checked against the tables; running the tools in a sandbox is left to `astra_sandbox.verification`.
     For a tiny model: `shape=ToolsetShape(min_tools=3, max_tools=4, kinds=("lookup", "extreme", "count"))`. Indexes
-    that give nothing are passed over, at most 4 for each environment wanted. Raises PackError.
+    that give nothing are passed over, at most 4 for each environment wanted, and never 20 toolsets of them in a row.
+    Raises PackError.
     """
     dataset = open_tables(path=pack) if isinstance(pack, Path) else open_tables(pack)
     recipe = Recipe(seed, min_hops, max_hops, shape or ToolsetShape(), labels=labels or {})
     generator = Generator(dataset, recipe)
-    left = count
+    left, empty = count, 0
     for index in range(5 * count + 20):
-        if left and (environment := generator.make(index).environment) is not None:
+        if not left or empty >= _EMPTY * recipe.shape.environments:
+            break
+        environment = generator.make(index).environment
+        empty = empty + 1 if environment is None else 0
+        if environment is not None:
             left -= 1
             yield environment
     if left:

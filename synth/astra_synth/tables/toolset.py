@@ -7,10 +7,12 @@ from random import Random
 from typing import get_args
 
 from astra_api.synthesis_run import ToolKind
+from astra_synth.tables.aggregates import Aggregate, Summary
 from astra_synth.tables.arithmetic import CONVERSIONS, JOINS, Convert, Join
 from astra_synth.tables.compose import Composer
 from astra_synth.tables.dataset import Dataset
-from astra_synth.tables.groups import Aggregate, Count, Matching, Members, Over, Summary
+from astra_synth.tables.filters import Matching, Over
+from astra_synth.tables.groups import Count, Members
 from astra_synth.tables.lookups import Lookup, Reverse
 from astra_synth.tables.module import render
 from astra_synth.tables.operation import Operation, Undefined
