@@ -8,6 +8,7 @@ code at the same concurrency; it parses nothing and runs nothing. The ratio to i
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import platform
@@ -185,6 +186,68 @@ async def many(client: LocalSandbox, sessions: int, calls: int) -> dict[str, flo
     }
 
 
+def tree(pid: int) -> list[int]:
+    """A process and all below it."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError):
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for parent in found:
+        found += [child for child, its in parents.items() if its == parent]
+    return found
+
+
+def processor_seconds(pids: list[int]) -> float:
+    """Processor time of processes so far; it is comparable on a busy machine, where rates are not."""
+    ticks = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def private_kib(pids: list[int]) -> float:
+    """Memory that nobody shares, KiB a process."""
+    kib = [
+        sum(
+            int(line.split()[1])
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            if "Private" in line
+        )
+        for pid in pids
+    ]
+    return sum(kib) / len(kib)
+
+
+async def idle(level: Isolation, counts: list[int]) -> dict[str, Any]:
+    """For each number of open sessions: calls a second on 32 of them, and what an idle one costs."""
+    found: dict[str, Any] = {}
+    async with (
+        launch_local(level=level, capacity=max(counts)) as client,
+        grpc.aio.insecure_channel(client.addresses[0]) as channel,
+    ):
+        stub = stubs.SandboxServiceStub(channel)
+        await stub.PutToolset(toolset_to_wire(TOOLSET))
+        server = client.servers[0].running.pid
+        assert server is not None
+        await stub.CloseSessions(pb.CloseSessionsRequest(session_ids=await opened(stub, 1)))
+        await asyncio.sleep(0.5)
+        before = set(tree(server))
+        ids: list[str] = []
+        for count in counts:
+            ids += await opened(stub, count - len(ids))
+            some = ids[:: max(1, len(ids) // 32)][:32]
+            await streamed(stub, some, 320)
+            seconds = processor_seconds([server])
+            row: dict[str, float] = await rate(streamed, stub, some, 1600)
+            row["server_us_per_call"] = round((processor_seconds([server]) - seconds) / 1600 * 1e6)
+            with contextlib.suppress(OSError):  # of a process that hides: only root may look
+                row["private_kib"] = round(private_kib(sorted(set(tree(server)) - before)))
+            found[str(count)] = row
+    return found
+
+
 async def measure(level: Isolation, echo: Any, calls: int, rounds: int) -> dict[str, Any]:
     async with launch_local(level=level) as client:
         async with grpc.aio.insecure_channel(client.addresses[0]) as channel:
@@ -210,7 +273,9 @@ async def measure(level: Isolation, echo: Any, calls: int, rounds: int) -> dict[
             await stub.CloseSessions(pb.CloseSessionsRequest(session_ids=ids))
         found["client_32"] = await many(client, 32, calls // 32)
         found["client_256"] = await many(client, 256, 20)
-        return found
+    if level < Isolation.GVISOR:  # there processes are gVisor's, not to be seen from here
+        found["open_sessions"] = await idle(level, [1, 32, 256, 1000])
+    return found
 
 
 def show(level: str, found: dict[str, Any]) -> None:
@@ -225,6 +290,11 @@ def show(level: str, found: dict[str, Any]) -> None:
         row = found[name]
         text = f"{row['calls_per_second']} calls/s through SandboxClient, opened in {row['open_seconds']} s"
         print(f"  {row['sessions']} sessions: {text}, no error, {row['replays']} replays")
+    for count, row in found.get("open_sessions", {}).items():
+        cost = f"{row['server_us_per_call']} us of the server's processor a call, p50 {row['p50_ms']} ms"
+        print(
+            f"  {count:>4} open: {row['calls_per_second']} calls/s, {cost}, {row.get('private_kib', '?')} KiB a session"
+        )
 
 
 async def run(levels: list[str], calls: int, rounds: int) -> dict[str, Any]:
