@@ -159,6 +159,11 @@ def _fill(root: Path, description: Description) -> None:
         target = root / "usr/lib/x86_64-linux-gnu" / library
         if not target.exists():
             shutil.copyfile(_system_library(library), target)
+    ldconfig = root / "sbin" / "ldconfig"  # by its cache Python finds libseccomp
+    ldconfig.parent.mkdir(exist_ok=True)
+    if not ldconfig.exists():
+        shutil.copy("/sbin/ldconfig", ldconfig)
+    subprocess.run(["/sbin/ldconfig", "-r", root], check=True, capture_output=True)
     compiled = ["-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash"]
     # As the files will lie, so that tracebacks name them. A package may ship templates that are no Python: no failure.
     subprocess.run([sys.executable, *compiled, "-s", str(root), "-p", "/", str(site)], check=False, capture_output=True)

@@ -56,6 +56,8 @@ def test_sandbox_pods_have_no_token_and_gvisor() -> None:
     assert spec["automountServiceAccountToken"] is False
     assert "serviceAccountName" not in spec
     assert spec["runtimeClassName"] == "gvisor"
+    command = spec["containers"][0]["command"]
+    assert command[command.index("--contain") + 1] == "namespaces", "it starts contained, or not at all"
     assert [container["name"] for container in spec["initContainers"]] == [CANARY]
 
 

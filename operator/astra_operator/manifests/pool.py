@@ -169,6 +169,8 @@ def _server(pool: Pool) -> dict[str, Any]:
     files = [f"--tls-{flag}={CERTIFICATES}/{file}" for flag, file in SERVER_FILES.items()]
     listening = {"tcpSocket": {"port": PORT}}  # it listens once its own probe of the containment has passed
     listen = ["--listen", f"0.0.0.0:{PORT}", "--capacity", str(pool.capacity)]
+    if pool.runtime_class:  # a sandboxed kernel has namespaces: a server that cannot enter them does not start
+        listen += ["--contain", "namespaces"]
     return {
         "name": "sandbox",
         "image": pool.image,
