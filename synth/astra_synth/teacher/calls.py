@@ -6,6 +6,8 @@ A file is written whole or not at all, before its answer is used: a call that wa
 """
 
 import contextlib
+import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +15,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from astra_api.canonical import digest
 from astra_api.errors import BadInput
 from astra_api.records import Record
 from astra_synth.teacher.endpoint import Answer
@@ -41,7 +42,7 @@ class Calls:
     @staticmethod
     def key(request: Mapping[str, Any]) -> str:
         """What names a request: all that decides its answer, not where it is sent."""
-        return digest(request).removeprefix("sha256:")
+        return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
     def get(self, key: str) -> Call | None:
         """The answered call, or None. Raises BadInput when its file is damaged."""

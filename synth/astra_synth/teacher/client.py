@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -9,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from astra_api.canonical import canonical_json
 from astra_api.records import Record
 from astra_api.synthesis_run import Teacher as TeacherSpec
 from astra_api.synthesis_run import TeacherBudget
@@ -110,7 +110,7 @@ class Desk:
 
     async def _pay(self, prompt: str, request: dict[str, Any], key: str) -> Answer:
         async with self._gate:
-            most = len(canonical_json(request)) + self.spec.max_tokens  # a token has at least a byte
+            most = len(json.dumps(request)) + self.spec.max_tokens  # a token has at least a byte
             with self._budget.reserve(most) as spend:
                 start = time.monotonic()
                 answer = await self._endpoint.send(request, key)
