@@ -321,6 +321,7 @@ async def naive() -> AsyncIterator[Naive]:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
+                _remove_leftovers()
                 for pid in _named("esc-"):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
@@ -353,6 +354,12 @@ async def _services(secret: str) -> AsyncIterator[dict[str, Any]]:
         transport.close()
         server.close()
         await server.wait_closed()
+
+
+def _remove_leftovers() -> None:
+    for folder in ("/tmp", "/dev/shm", "/var/tmp"):
+        for left in Path(folder).glob("leftover-*"):
+            left.unlink(missing_ok=True)
 
 
 def missing(level: str) -> str | None:

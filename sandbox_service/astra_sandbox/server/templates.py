@@ -14,7 +14,7 @@ from typing import Any
 
 from astra_sandbox.limits import MAXIMUM, Limits
 from astra_sandbox.server.toolsets import StoredToolset
-from astra_sandbox.server.zygotes import MAX_VARIANT, Nursery, ProcessHandle, Zygote, receive_with_pid
+from astra_sandbox.server.zygotes import MAX_VARIANT, Nursery, ProcessHandle, Zygote, receive_with_pid, remove_tree
 from astra_sandbox.worker.frames import HEADER, FrameError, FrameReader, Kind, encode
 
 _LOAD_SECONDS = 10.0
@@ -148,9 +148,11 @@ class Template:
 
     _numbers = itertools.count(1)
 
-    def __init__(self, toolset: StoredToolset, control: socket.socket, folder: str) -> None:
+    def __init__(
+        self, toolset: StoredToolset, control: socket.socket, folder: str, on_close: Callable[[str], None]
+    ) -> None:
         self.toolset = toolset
-        self._folder = folder
+        self._folder, self._on_close = folder, on_close
         self.alive = True
         self.forked = False  # it has forked sessions
         self._processes: dict[int, SessionProcess] = {}
@@ -261,6 +263,7 @@ class Template:
             self._loaded.exception()  # seen: there may be no waiter any more
         for process in list(self._processes.values()):
             process.reported.set()
+        self._on_close(self._folder)
 
     def _read(self) -> None:
         try:
@@ -355,7 +358,7 @@ class Templates:
         except OSError as error:
             zygote.close()
             raise WorkerLostError(f"the zygote is gone: {error}") from None
-        template = Template(toolset, control, os.path.join(*order["folder"]))
+        template = Template(toolset, control, os.path.join(*order["folder"]), self._clear)
         try:
             await template.wait_loaded()
         except WorkerLostError:
@@ -366,6 +369,13 @@ class Templates:
             except WorkerLostError:
                 raise LoadRejectedError("the source ends its process while it loads") from None
         return template
+
+    def _clear(self, folder: str) -> None:
+        """Removes what a template and its sessions left, where this process can see it."""
+        scratch = self._nursery.visible_scratch
+        if scratch is not None:
+            top = os.path.join(scratch, folder.partition(os.sep)[0])
+            asyncio.get_running_loop().run_in_executor(None, remove_tree, top)
 
     def _evict(self) -> None:
         for key in list(self._templates):

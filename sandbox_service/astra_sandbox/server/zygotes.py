@@ -79,7 +79,7 @@ class Nursery:
         """Removes what sessions left; in namespaces nothing is left."""
         if self._scratch is None:
             return
-        _remove(self._scratch)
+        remove_tree(self._scratch)
         os.close(self._lock)
 
     @property
@@ -108,19 +108,26 @@ def _remove_abandoned() -> None:
             lock = os.open(os.path.join(entry.path, _LOCK), os.O_RDWR)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _remove(entry.path)
+                remove_tree(entry.path)
             finally:
                 os.close(lock)
 
 
-def _remove(top: str) -> None:
-    """Removes a tree whose folders may not be listed, from the top: each is opened before it is entered."""
+def remove_tree(top: str) -> None:
+    """Removes a tree whose folders may not be listed, from the top: each is opened before it is entered.
+
+    A lock goes last: without it nobody would finish what was interrupted.
+    """
     for folder, _, _ in os.walk(top):
         with contextlib.suppress(OSError):
             os.chmod(folder, 0o700)
             for entry in list(os.scandir(folder)):
                 if entry.is_dir(follow_symlinks=False):
                     os.chmod(entry, 0o700)
+    with contextlib.suppress(OSError):
+        for entry in list(os.scandir(top)):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry, ignore_errors=True)
     shutil.rmtree(top, ignore_errors=True)
 
 
