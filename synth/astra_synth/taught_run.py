@@ -20,7 +20,7 @@ from astra_synth.stages import DEDUPLICATE, STAGES, Workshop
 from astra_synth.teacher import CallFailed, Teacher, TeacherUnavailable, open_teacher
 
 _OUTAGE = 8  # items in a row that end by the endpoint's fault, after which it is taken to be down
-_SEEDS_AN_ITEM = 16  # model seeds that the questions on one item may use
+_SEEDS_AN_ITEM = 1024  # model seeds that the questions on one item may use
 
 
 class TaughtRun:

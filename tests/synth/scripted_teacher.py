@@ -464,6 +464,7 @@ def _document(kind: str, world: World) -> dict[str, Any]:
         "type": "object", "properties": json.loads(json.dumps(properties)), "required": list(properties),
         "additionalProperties": False,
     }  # fmt: skip
+    what = f"{what} By the register R-{world.number:04d}."  # so that every prompt tells the item
     return {"name": kind, "description": what, "parameters": parameters}
 
 

@@ -147,6 +147,7 @@ class Enquiry:
     teacher: Teacher
     seed: int
     stage: str = ""
+    asked: int = 0
     spent: dict[str, Usage] = field(default_factory=dict)
 
     async def ask(self, prompt: Prompt[R], *, check: Check[R] | None = None, judge: bool = False, **values: Any) -> R:
@@ -158,7 +159,8 @@ class Enquiry:
         asked = prompt.messages(**values)
         messages = asked
         for attempt in range(self.teacher.reasks + 1):
-            answer = await desk.answer(prompt.name, messages, prompt.schema, self.seed + attempt)
+            self.asked += 1  # the same words once more, after a repair that changed nothing, are another question
+            answer = await desk.answer(prompt.name, messages, prompt.schema, self.seed + self.asked)
             self.spent[self.stage] = self.spent.get(self.stage, Usage()) + usage_of(answer, desk.spec)
             try:
                 reply = _read(prompt, answer)
