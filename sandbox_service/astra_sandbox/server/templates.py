@@ -17,7 +17,7 @@ from astra_sandbox.server.toolsets import StoredToolset
 from astra_sandbox.server.zygotes import MAX_VARIANT, Nursery, ProcessHandle, Zygote, receive_with_pid, remove_tree
 from astra_sandbox.worker.frames import HEADER, FrameError, FrameReader, Kind, encode
 
-_LOAD_SECONDS = 10.0
+_LOAD_SECONDS = 30.0  # of the clock: a node whose pods all start needs several times what an idle one does
 _STILLBORN = 4  # templates of one toolset that die before their first session
 SCRATCH_BYTES = 256 << 20  # files of all sessions of one toolset, where they have a file system of their own
 _FORK_SECONDS = 20.0
