@@ -1,12 +1,12 @@
 """`helm test`: opens a session in the operator's verification pool, calls a tool, and says what contains it."""
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
-from astra_api.records import Toolset, ToolSpec
+from astra_api.records import ToolResult, Toolset, ToolSpec
 from astra_sandbox.client import SandboxClient
-from astra_sandbox.interface import ToolResult
 from astra_sandbox.link import ClientTls
 
 SCHEMA = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
@@ -22,9 +22,11 @@ async def main(address: str, tls: ClientTls) -> int:
         await session.close()
     finally:
         await client.close()
-    print(f"{address}: length('astra') gave {outcome}")
+    print(f"{address}: length('astra') gave {outcome.observation()}")
     return 0 if isinstance(outcome, ToolResult) and outcome.json_text == "5" else 1
 
 
-TLS = ClientTls(*(Path("/tls", name).read_bytes() for name in ("client.crt", "client.key", "ca.crt")))
+FOLDER = Path(os.environ.get("ASTRA_TLS_DIR", "/tls"))
+FILES = ((FOLDER / name).read_bytes() for name in ("client.crt", "client.key", "ca.crt"))
+TLS = ClientTls(*FILES, server_name=os.environ.get("ASTRA_SERVER_NAME"))
 sys.exit(asyncio.run(main(sys.argv[1], TLS)))
