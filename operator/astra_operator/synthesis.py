@@ -1,6 +1,7 @@
 """What a SynthesisRun asks for. Pure."""
 
 import json
+from typing import Any
 
 from astra_api.resource import GROUP
 from astra_api.synthesis_run import SynthesisRun
@@ -37,9 +38,6 @@ def synthesis_plan(run: SynthesisRun, owner: Owner, farm: Farm) -> Plan:
             "verbs": ["patch"],
         },
     )
-    teacher = run.spec.teacher
-    key = teacher.api_key_secret if teacher is not None else None
-    reference = {"secretKeyRef": {"name": key.name, "key": key.key}} if key is not None else None
     work = Work(
         owner=owner,
         role="synth",
@@ -50,11 +48,22 @@ def synthesis_plan(run: SynthesisRun, owner: Owner, farm: Farm) -> Plan:
         rules=rules,
         resources=_RESOURCES,
         retries=_RETRIES,
-        secret_environment=({"name": "ASTRA_TEACHER_API_KEY", "valueFrom": reference},) if reference else (),
+        secret_environment=_keys(run),
         grace_seconds=30,
         variables={"ASTRA_OUT": "/tmp/out"},
     )
     return Plan(pool=pool, work=work, manifest=manifest_of(run), phases=SYNTHESIS_PHASES)
+
+
+def _keys(run: SynthesisRun) -> tuple[dict[str, Any], ...]:
+    """The API keys of teacher and judge, by reference."""
+    endpoints = {"ASTRA_TEACHER_API_KEY": run.spec.teacher, "ASTRA_JUDGE_API_KEY": run.spec.judge}
+    secrets = {name: endpoint.api_key_secret for name, endpoint in endpoints.items() if endpoint is not None}
+    return tuple(
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": key.name, "key": key.key}}}
+        for name, key in secrets.items()
+        if key is not None
+    )
 
 
 def manifest_of(run: SynthesisRun) -> str:

@@ -134,6 +134,27 @@ def test_all_is_owned_and_labelled() -> None:
 
 
 names = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,60}[a-z0-9])?(\.[a-z0-9]{1,20}){0,4}", fullmatch=True)
+
+
+def test_keys_of_teacher_and_judge_come_by_reference() -> None:
+    endpoints = {
+        part: {
+            "type": "openai",
+            "baseUrl": "http://vllm:8000/v1",
+            "model": part,
+            "apiKeySecret": {"name": part, "key": "k"},
+        }
+        for part in ("teacher", "judge")
+    }
+    source = {"source": {"type": "knowledge", "domains": ["rivers"]}, "hops": {"min": 1, "max": 2}}
+    job = job_object(plan(synthesis_run(environments=source, **endpoints)).work).manifest
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    found = {each["name"]: each["valueFrom"] for each in container["env"] if "valueFrom" in each}
+    for part in endpoints:
+        wanted = {"secretKeyRef": {"name": part, "key": "k"}}
+        assert found[f"ASTRA_{part.upper()}_API_KEY"] == wanted
+
+
 kinds = st.sampled_from(["Environment", "SynthesisRun", "TrainingRun"])
 
 
