@@ -5,6 +5,7 @@ nothing else: the caller never notices.
 """
 
 import asyncio
+import contextlib
 import random
 import uuid
 import weakref
@@ -263,18 +264,30 @@ class _RemoteSession:
             link, ids = await self._client.place(self._origin, 1)
         except (SandboxUnavailable, CapacityExhausted) as error:
             raise SessionLost(f"no server takes the session over: {error}") from None
+        try:
+            await self._repeat_log(link, ids[0])
+        except BaseException:  # a session with a part of the log must never answer
+            link.open_sessions -= 1
+            with contextlib.suppress(ServerError):
+                await link.close_sessions(ids)
+            raise
         self._link.open_sessions -= 1
         self._link, self._id = link, ids[0]
+
+    async def _repeat_log(self, link: Link, session_id: str) -> None:
         self._client.replays += 1
         for past in self._log:
             if isinstance(past.outcome, ToolError) and past.outcome.ended_process:
                 continue
             if unsendable(past.tool, past.arguments_json):
                 continue
-            outcome = await self._send(past.call_id, past.tool, past.arguments_json)
+            outcome = await self._send_to(link, session_id, past.call_id, past.tool, past.arguments_json)
             if outcome != past.outcome:
                 raise ReplayDiverged(f"call {past.call_id!r} of tool {past.tool!r} answered differently when repeated")
 
     async def _send(self, call_id: str, tool: str, arguments_json: str) -> ToolOutcome:
-        request = pb.CallToolRequest(session_id=self._id, call_id=call_id, tool=tool, arguments_json=arguments_json)
-        return outcome_from_wire(await self._link.call(request, self._origin.answer_seconds))
+        return await self._send_to(self._link, self._id, call_id, tool, arguments_json)
+
+    async def _send_to(self, link: Link, session_id: str, call_id: str, tool: str, arguments_json: str) -> ToolOutcome:
+        request = pb.CallToolRequest(session_id=session_id, call_id=call_id, tool=tool, arguments_json=arguments_json)
+        return outcome_from_wire(await link.call(request, self._origin.answer_seconds))

@@ -1,19 +1,23 @@
 """Keeps the machine, or the pod, alive: who uses too much memory or disk dies, and not its neighbours.
 
 Sessions may be promised more memory together than there is (capacity times a session's limit): that is the overcommit.
-When less than a tenth of the memory is left, the session that uses most of it is ended with OUT_OF_MEMORY, and new ones
-wait. Where sessions write to a disk that nothing else bounds, what each has written is looked at as it works.
+Above six tenths of the memory, templates without sessions are ended, one at a time. When less than a tenth is left,
+the session that uses most of it is ended with OUT_OF_MEMORY, and new ones wait. Where sessions write to a disk that
+nothing else bounds, what each has written is looked at as it works.
 """
 
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from astra_sandbox.server.sessions import ServerSession
 
 HIGH_WATER = 0.9  # of the memory limit
+_SHED = (
+    0.6  # of the memory limit: what is only kept warm goes (a sandbox's own kernel uses memory that it does not show)
+)
 _EVERY = 0.1  # seconds
 _DISK_EVERY = 0.3
 _FILES = 4096  # of one session, at most
@@ -44,14 +48,20 @@ class Memory:
     @property
     def scarce(self) -> bool:
         """Whether the high-water mark is passed."""
-        return self.used() > HIGH_WATER * self.limit
+        return self.share() > HIGH_WATER
+
+    def share(self) -> float:
+        """Used, of the limit."""
+        return self.used() / self.limit
 
 
 class Guard:
     """Watches one server's sessions. `watch` runs until it is cancelled."""
 
-    def __init__(self, sessions: "dict[str, ServerSession]", memory: Memory, scratch: str | None) -> None:
-        self._sessions, self._memory, self._scratch = sessions, memory, scratch
+    def __init__(
+        self, sessions: "dict[str, ServerSession]", memory: Memory, scratch: str | None, shed: Callable[[], bool]
+    ) -> None:
+        self._sessions, self._memory, self._scratch, self._shed = sessions, memory, scratch, shed
         self.memory_scarce = False
 
     async def watch(self) -> None:
@@ -60,8 +70,10 @@ class Guard:
         disk_due = 0.0
         while True:
             await asyncio.sleep(_EVERY)
-            self.memory_scarce = self._memory.scarce
-            if self.memory_scarce:
+            share = self._memory.share()
+            self.memory_scarce = share > HIGH_WATER
+            shed = share > _SHED and self._shed()
+            if self.memory_scarce and not shed:
                 self._end_greediest()
             if self._scratch and loop.time() >= disk_due:
                 start = loop.time()

@@ -54,7 +54,7 @@ class SandboxService(stubs.SandboxServiceServicer):
         self.sessions: dict[str, ServerSession] = {}
         self._templates, self._policy, self._memory = templates, policy, memory
         self._toolsets = ToolsetStore()
-        self.guard = Guard(self.sessions, memory, scratch)
+        self.guard = Guard(self.sessions, memory, scratch, templates.drop_idle)
         self._opening = 0
         self.metrics = Metrics()
         self._watch_counts()

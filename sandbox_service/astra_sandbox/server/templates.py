@@ -168,6 +168,11 @@ class Template:
         return bool(self._processes)
 
     @property
+    def spent(self) -> bool:
+        """Whether it had sessions and has none now: one that was just loaded is about to have some."""
+        return not self.alive or (self.forked and not self.busy)
+
+    @property
     def pid(self) -> int | None:
         return self._handle.pid if self._handle else None
 
@@ -378,14 +383,18 @@ class Templates:
             asyncio.get_running_loop().run_in_executor(None, remove_tree, top)
 
     def _evict(self) -> None:
-        for key in list(self._templates):
-            if len(self._templates) <= self._keep:
-                return
-            task = self._templates[key]
-            if task.done() and (task.cancelled() or task.exception() or not task.result().busy):
+        while len(self._templates) > self._keep and self.drop_idle():
+            pass
+
+    def drop_idle(self) -> bool:
+        """Ends the template that was used least recently of those whose sessions are over; whether there was one."""
+        for key, task in self._templates.items():
+            if task.done() and (task.cancelled() or task.exception() or task.result().spent):
                 del self._templates[key]
                 if not task.cancelled() and not task.exception():
                     task.result().close()
+                return True
+        return False
 
     def close(self) -> None:
         """Ends every template and zygote."""
