@@ -7,6 +7,7 @@ binaries: the cluster kit's, or envtest's (`KUBEBUILDER_ASSETS`). It knows no ku
 
 import contextlib
 import ctypes
+import json
 import os
 import secrets
 import shutil
@@ -68,13 +69,14 @@ class Cluster:
         return self.run("kubectl", *arguments, stdin=stdin, timeout=timeout)
 
     def get(self, *arguments: str) -> Any:
-        """`kubectl get ... -o yaml`, parsed."""
-        return yaml.safe_load(self.kubectl("get", *arguments, "-o", "yaml"))
+        """`kubectl get ... -o json`, parsed."""
+        return json.loads(self.kubectl("get", *arguments, "-o", "json"))
 
     def apply(self, *objects: dict[str, Any], namespace: str | None = None) -> None:
         """Server-side apply, without the client's validation: old servers do not know all that new ones do."""
         flags = ["--server-side", "--force-conflicts", "--validate=false", *(["-n", namespace] if namespace else [])]
-        self.kubectl("apply", *flags, "-f", "-", stdin=yaml.safe_dump_all(objects))
+        documents = "\n---\n".join(map(json.dumps, objects))  # PyYAML and kubectl do not agree on what is a number
+        self.kubectl("apply", *flags, "-f", "-", stdin=documents)
 
     def install(self, *definitions: dict[str, Any]) -> None:
         """CustomResourceDefinitions, until they are served. Not by server-side apply: old servers then refuse rules."""

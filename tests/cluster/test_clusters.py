@@ -43,7 +43,7 @@ def test_a_gvisor_pod_runs_and_can_be_reached(node: Node) -> None:
         address = node.get("pod", "probe", "-n", namespace)["status"]["podIP"]
         with socket.create_connection(("127.0.0.1", node.forward(address, 8000)), timeout=10) as connection:
             connection.sendall(b"GET /passwd HTTP/1.0\r\n\r\n")
-            assert connection.recv(4096).startswith(b"HTTP/1.0 200")
+            assert connection.recv(4096).startswith((b"HTTP/1.0 200", b"HTTP/1.1 200"))
 
 
 def _config_map(name: str, namespace: str) -> dict:

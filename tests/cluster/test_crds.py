@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from clusters import Cluster
+from operators import eventually
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "environments" / "city-trip.yaml"
@@ -48,7 +49,13 @@ def test_short_names_columns_and_category(crds: Cluster) -> None:
     ],
 )
 def test_explain(crds: Cluster, path: str, words: str) -> None:
-    assert words in crds.kubectl("explain", path)
+    def explained() -> bool:
+        try:
+            return words in crds.kubectl("explain", path)
+        except AssertionError:  # the server publishes the schemas of a new kind a while after it serves it
+            return False
+
+    eventually(explained, 60, what=lambda: crds.kubectl("explain", path))
 
 
 def test_what_comes_back_means_the_same(crds: Cluster) -> None:
