@@ -7,13 +7,16 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import grpc
 import pytest
 import pytest_asyncio
 
 from astra_api.records import CallRecord, SessionLimits, Toolset
+from astra_api.sandbox.v1 import sandbox_pb2 as pb
 from astra_sandbox.client import Retry, SandboxClient
 from astra_sandbox.interface import Isolation, ReplayDiverged, SandboxUnavailable, Session, SessionLost
 from astra_sandbox.launching import LocalSandbox, launch_local
+from astra_sandbox.link import Link, ServerError
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -109,6 +112,31 @@ async def test_a_group_goes_on_when_its_server_is_killed_in_the_middle_of_calls(
     assert pair.replays > replays
     for session in sessions:
         await session.close()
+
+
+async def test_a_move_that_breaks_half_way_answers_from_no_part_of_the_log(
+    pair: LocalSandbox, stateful: Toolset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way to the new server breaks while the log is repeated there: that session must not take the call."""
+    session = (await pair.open_sessions(stateful, 1, seed=5))[0]
+    for item in ("one", "two", "three"):
+        await session.call("remember", json.dumps({"item": item}))
+    send, breaks = Link.call, ["#1", "#2"]
+
+    async def call(self: Link, request: pb.CallToolRequest, timeout: float) -> pb.CallToolResponse:
+        if breaks and request.call_id == breaks[0]:
+            breaks.pop(0)
+            raise ServerError(grpc.StatusCode.UNAVAILABLE, "the connection broke")
+        return await send(self, request, timeout)
+
+    for server in pair.servers:
+        assert server.running.pid is not None
+        os.kill(server.running.pid, signal.SIGKILL)
+    monkeypatch.setattr(Link, "call", call)
+    outcome = await session.call("remember", json.dumps({"item": "four"}))
+    assert not breaks
+    assert json.loads(outcome.observation()) == ["one", "two", "three", "four"]
+    await session.close()
 
 
 async def test_a_lost_session_of_a_nondeterministic_toolset_diverges(
