@@ -24,7 +24,7 @@ from astra_sandbox.worker.frames import Kind
 MAX_CALLS = 10_000
 MAX_LOG_BYTES = 64 << 20
 _BACKLOG = 256  # calls of one session that may wait
-_REPORT_SECONDS = 15.0  # how long a template may take to say how a session ended
+_REPORT_SECONDS = 2.0  # how long a template may take to say how a session ended
 
 _Error = pb.ToolError
 _KINDS = {
