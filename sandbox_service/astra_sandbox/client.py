@@ -40,6 +40,7 @@ _GONE = (
     grpc.StatusCode.CANCELLED,
 )
 _FULL = grpc.StatusCode.RESOURCE_EXHAUSTED
+_PASSING = (*_GONE, _FULL)  # the same request may succeed later, or elsewhere
 _ANSWER_SECONDS = 60.0  # beyond a call's own limit: waiting in line, forking and replaying on a busy server
 
 
@@ -118,7 +119,7 @@ class SandboxClient:
                     link.open_sessions -= count
                     if error.code is grpc.StatusCode.FAILED_PRECONDITION:
                         raise ToolsetRejected(str(error)) from None
-                    if error.code is not _FULL and error.code not in _GONE:
+                    if error.code not in _PASSING:
                         raise SandboxError(f"{link.address}: {error.code.name}: {error}") from None
                     full += error.code is _FULL
                     faults.append(f"{link.address}: {error}")
@@ -239,7 +240,7 @@ class _RemoteSession:
             except ServerError as error:
                 if error.code is grpc.StatusCode.DATA_LOSS:
                     raise ReplayDiverged(str(error)) from None
-                if error.code not in _GONE and error.code is not _FULL:
+                if error.code not in _PASSING:
                     raise SandboxError(f"{self._link.address}: {error.code.name}: {error}") from None
                 fault, lost, full = str(error), error.code is grpc.StatusCode.NOT_FOUND, error.code is _FULL
             if last:
@@ -250,7 +251,7 @@ class _RemoteSession:
                 try:
                     return await self._send(call_id, tool, arguments_json)
                 except ServerError as error:
-                    if error.code not in _GONE and error.code is not _FULL:
+                    if error.code not in _PASSING:
                         raise SandboxError(f"{self._link.address}: {error.code.name}: {error}") from None
             try:
                 await self._move()

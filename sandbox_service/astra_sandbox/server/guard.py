@@ -45,11 +45,6 @@ class Memory:
         total, available = _machine()
         return total - available
 
-    @property
-    def scarce(self) -> bool:
-        """Whether the high-water mark is passed."""
-        return self.share() > HIGH_WATER
-
     def share(self) -> float:
         """Used, of the limit."""
         return self.used() / self.limit
