@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
+from astra_api.differences import differences
 from astra_api.environment import Environment
 from astra_api.manifests import check
 from astra_api.synthesis_run import SynthesisRun
@@ -36,7 +37,7 @@ def changed_fields(before: Mapping[str, Any], after: Mapping[str, Any], free: tu
     return [
         Problem(field, "cannot change once the run has begun; restore it, or make another run")
         for key in bound
-        for field in _differences(before.get(key), after.get(key), f"spec.{key}")
+        for field, _, _ in differences(before.get(key), after.get(key), f"spec.{key}")
     ]
 
 
@@ -44,13 +45,3 @@ def summary(problems: list[Problem]) -> str:
     """The first few, for a condition and an event."""
     shown = "; ".join(map(str, problems[:3]))
     return shown + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
-
-
-def _differences(old: Any, new: Any, field: str) -> list[str]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        return [
-            name
-            for key in sorted(old.keys() | new.keys())
-            for name in _differences(old.get(key), new.get(key), f"{field}.{key}")
-        ]
-    return [field] if old != new else []

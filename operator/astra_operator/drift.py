@@ -3,6 +3,7 @@
 from typing import Any
 
 from astra_api.canonical import digest
+from astra_operator.actions import Apply
 
 MANIFEST = "astra.farm/manifest"  # annotation: the digest of what was last applied
 
@@ -11,6 +12,12 @@ def stamped(manifest: dict[str, Any]) -> dict[str, Any]:
     """The manifest with its own digest on it, so that a field that a new version leaves out is noticed."""
     annotations = {**manifest["metadata"].get("annotations", {}), MANIFEST: digest(manifest)}
     return {**manifest, "metadata": {**manifest["metadata"], "annotations": annotations}}
+
+
+def mended(wanted: Apply, found: dict[str, Any] | None) -> list[Apply]:
+    """What makes an object as it should be: nothing, if it is."""
+    manifest = stamped(wanted.manifest)
+    return [Apply(wanted.kind, manifest)] if differs(manifest, found) else []
 
 
 def differs(manifest: dict[str, Any], found: dict[str, Any] | None) -> bool:

@@ -13,19 +13,12 @@ from astra_api.environment import Environment
 from astra_api.kube import SECRET
 from astra_api.resource import quantity
 from astra_operator.accepting import Problem, summary
-from astra_operator.actions import Action, Again, Apply, CreateCertificates, Delete, Emit, PatchStatus
+from astra_operator.actions import Action, Again, CreateCertificates, Delete, Emit, PatchStatus
 from astra_operator.conditions import Condition, find, merged
-from astra_operator.drift import differs, stamped
+from astra_operator.drift import mended
 from astra_operator.farm import Farm
 from astra_operator.manifests.identity import ROLE, Owner
-from astra_operator.manifests.pool import (
-    NETWORK_POLICY,
-    SERVICE,
-    STATEFUL_SET,
-    Pool,
-    disruption_budget_kind,
-    pool_objects,
-)
+from astra_operator.manifests.pool import Pool, pool_members, pool_objects
 from astra_operator.settings import PORT
 from astra_sandbox.verification import Verdict
 
@@ -114,7 +107,7 @@ def dedicated_pool(environment: Environment, owner: Owner, farm: Farm, replicas:
             "limits": {"cpu": "1", "memory": str(limit)},
         },
         policy_version=farm.policy_version,
-        egress_targets=farm.egress_targets,
+        egress_targets=farm.settings.canary_targets,
     )
 
 
@@ -171,16 +164,13 @@ def _ready(phase: str, replicas: int, ready: int) -> Condition:
 def _provide(pool: Pool, seen: EnvironmentSeen) -> list[Action]:
     """The dedicated pool, or its removal."""
     if pool.replicas == 0:
-        kinds = (STATEFUL_SET, SERVICE, NETWORK_POLICY, disruption_budget_kind(pool.policy_version))
-        named = [(kind, pool.name) for kind in kinds] + [(SECRET, pool.secret)]
-        return [Delete(kind, name) for kind, name in named if (kind.plural, name) in seen.objects]
+        members = pool_members(pool.owner, pool.policy_version)
+        return [Delete(kind, name) for kind, name in members if (kind.plural, name) in seen.objects]
     actions: list[Action] = []
     if (SECRET.plural, pool.secret) not in seen.objects:
         actions.append(CreateCertificates(pool.secret, pool.name))
     for wanted in pool_objects(pool):
-        manifest = stamped(wanted.manifest)
-        if differs(manifest, seen.objects.get((wanted.kind.plural, pool.name))):
-            actions.append(Apply(wanted.kind, manifest))
+        actions += mended(wanted, seen.objects.get((wanted.kind.plural, pool.name)))
     return actions
 
 

@@ -11,5 +11,3 @@ class Farm:
 
     settings: OperatorSettings
     policy_version: str = "policy/v1"  # of PodDisruptionBudgets
-    egress_targets: tuple[str, ...] = ()  # that canaries try besides the API server and DNS
-    kuberay: bool = False

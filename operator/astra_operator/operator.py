@@ -4,13 +4,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from astra_api.environment import Environment
-from astra_api.kube import CONFIG_MAP, ENVIRONMENT, POD, SECRET, Kind, Kube, Object
+from astra_api.kube import CONFIG_MAP, ENVIRONMENT, POD, Kind, Kube, Object, referenced_source
 from astra_api.synthesis_run import SynthesisRun
-from astra_api.training_run import TrainingRun
+from astra_api.training_run import FREE, TrainingRun
 from astra_operator import metrics, synthesis, training
 from astra_operator.accepting import Problem, changed_fields, read
 from astra_operator.actions import Action, Again, PatchStatus
@@ -27,7 +28,7 @@ from astra_operator.farm import Farm
 from astra_operator.heartbeat import BEAT_SECONDS, Heartbeat
 from astra_operator.manifests.identity import KINDS, OWNER, ROLE, Owner, owner_of
 from astra_operator.manifests.job import CLAIM, JOB, RAY_JOB, RBAC_ROLE, ROLE_BINDING, RUN_FILE, SERVICE_ACCOUNT
-from astra_operator.manifests.pool import NETWORK_POLICY, SERVICE, STATEFUL_SET, disruption_budget_kind
+from astra_operator.manifests.pool import pool_members
 from astra_operator.pool_view import is_ready
 from astra_operator.runs import Plan, Seen, is_over, reconcile_run
 from astra_operator.settings import OperatorSettings
@@ -65,7 +66,7 @@ class Operator:
     def __init__(self, kube: Kube, settings: OperatorSettings) -> None:
         self._kube, self._settings = kube, settings
         version = "policy/v1" if kube.offers("policy/v1") else "policy/v1beta1"
-        self.farm = Farm(settings, version, settings.canary_targets)
+        self.farm = Farm(settings, version)
         self.census = Census()
         self.pool = VerificationPool(kube, self.farm)
         self.heartbeat = Heartbeat()
@@ -170,14 +171,7 @@ class Operator:
         if any(isinstance(action, Verify) for action in actions):
             assert state.environment is not None
             verdict = await self._verify(owner, state)
-            state = EnvironmentSeen(
-                state.generation,
-                state.status,
-                state.environment,
-                verdict=verdict,
-                objects=state.objects,
-                ready_replicas=state.ready_replicas,
-            )
+            state = replace(state, verdict=verdict)
             actions = reconcile_environment(state, owner, self.farm, datetime.now(UTC))
         return await self._carry_out(owner, [action for action in actions if not isinstance(action, Verify)])
 
@@ -193,9 +187,7 @@ class Operator:
         objects: dict[tuple[str, str], Object] = {}
         ready = 0
         if has_pool(body):
-            pool_kinds = (STATEFUL_SET, SERVICE, NETWORK_POLICY, disruption_budget_kind(self.farm.policy_version))
-            objects = self._objects(owner, [(kind, f"{owner.base}-sandbox") for kind in pool_kinds])
-            objects |= self._objects(owner, [(SECRET, f"{owner.base}-tls")])
+            objects = self._objects(owner, pool_members(owner, self.farm.policy_version))
             pods = self._kube.list(POD, key.namespace, f"{OWNER}={owner.base},{ROLE}=sandbox")
             ready = sum(map(is_ready, pods))
         resolved = self._resolved(found, key.namespace)
@@ -205,8 +197,7 @@ class Operator:
         reference = environment.spec.source_ref
         if reference is None:
             return environment
-        config_map = self._kube.get(CONFIG_MAP, namespace, reference.config_map)
-        source = ((config_map or {}).get("data") or {}).get(reference.key)
+        source = referenced_source(self._kube, namespace, reference)
         return environment if source is None else environment.with_source(source)
 
     async def _verify(self, owner: Owner, state: EnvironmentSeen) -> Verdict:
@@ -269,10 +260,8 @@ class Operator:
         return plan
 
     def _run_children(self, owner: Owner) -> list[tuple[Kind, str]]:
-        pool_kinds = (STATEFUL_SET, SERVICE, NETWORK_POLICY, disruption_budget_kind(self.farm.policy_version))
         own_kinds = (SERVICE_ACCOUNT, RBAC_ROLE, ROLE_BINDING, CONFIG_MAP, CLAIM, JOB)
-        named = [(kind, f"{owner.base}-sandbox") for kind in pool_kinds] + [(kind, owner.base) for kind in own_kinds]
-        return [*named, (SECRET, f"{owner.base}-tls")]
+        return [*pool_members(owner, self.farm.policy_version), *((kind, owner.base) for kind in own_kinds)]
 
     def _objects(self, owner: Owner, named: list[tuple[Kind, str]]) -> dict[tuple[str, str], Object]:
         """Those that exist. Raises StaleObjects for one of an earlier object of the same name."""
@@ -326,7 +315,7 @@ def _accepted(
     begun = model.model_validate_json(config_map["data"][RUN_FILE])
     if isinstance(current, list):
         return begun.model_copy(update={"metadata": begun.metadata}), current, True
-    free = training.FREE if model is TrainingRun else synthesis.FREE
+    free = FREE if model is TrainingRun else ()
     before, after = (run.spec.model_dump(mode="json", by_alias=True) for run in (begun, current))
     problems = changed_fields(before, after, free)
     mixed = {**before, **{key: after[key] for key in free}}

@@ -14,7 +14,7 @@ from astra_api.kube import CONFIG_MAP, SECRET
 from astra_operator.accepting import Problem, summary
 from astra_operator.actions import Action, Again, Apply, CreateCertificates, Delete, Emit, PatchStatus
 from astra_operator.conditions import Condition, find, holds, merged
-from astra_operator.drift import differs, stamped
+from astra_operator.drift import mended, stamped
 from astra_operator.job_end import JobEnd, job_end
 from astra_operator.manifests.job import RAY_JOB, Work, access_objects, job_object, run_object
 from astra_operator.manifests.pool import Pool, pool_objects
@@ -132,13 +132,8 @@ def _provide(plan: Plan, seen: Seen) -> list[Action]:
     for wanted in [*access_objects(plan.work), *plan.extra, *pool_objects(plan.pool)]:
         found = seen.objects.get((wanted.kind.plural, wanted.manifest["metadata"]["name"]))
         if found is not None or not released:
-            actions += _applied(wanted, found)
+            actions += mended(wanted, found)
     return actions
-
-
-def _applied(wanted: Apply, found: dict[str, Any] | None) -> list[Action]:
-    manifest = stamped(wanted.manifest)
-    return [Apply(wanted.kind, manifest)] if differs(manifest, found) else []
 
 
 def _job(
@@ -163,7 +158,7 @@ def _job(
     if working or not pool.serves or not isolated:  # two trainers would share a directory
         return [], plan.phases.starting
     accepted = run_object(plan.work, plan.manifest)
-    begin = _applied(accepted, seen.objects.get((CONFIG_MAP.plural, name)))
+    begin = mended(accepted, seen.objects.get((CONFIG_MAP.plural, name)))
     return [*begin, Apply(kind, stamped(job_object(plan.work).manifest))], plan.phases.starting
 
 

@@ -11,7 +11,6 @@ from astra_operator.manifests.job import Work
 from astra_operator.manifests.pool import Pool
 from astra_operator.runs import SYNTHESIS_PHASES, Plan
 
-FREE: tuple[str, ...] = ()
 _POOL = 2
 _RETRIES = 3
 _RESOURCES = {"requests": {"cpu": "200m", "memory": "512Mi"}, "limits": {"cpu": "2", "memory": "4Gi"}}
@@ -27,7 +26,7 @@ def synthesis_plan(run: SynthesisRun, owner: Owner, farm: Farm) -> Plan:
         clients={OWNER: owner.base, ROLE: "synth"},
         runtime_class=farm.settings.runtime_class,
         policy_version=farm.policy_version,
-        egress_targets=farm.egress_targets,
+        egress_targets=farm.settings.canary_targets,
     )
     rules = (
         {"apiGroups": [GROUP], "resources": ["environments"], "verbs": ["create"]},

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from astra_api.resource import GROUP, Selector
+from astra_api.resource import GROUP
 from astra_api.training_run import TrainingRun
 from astra_operator.census import Census
 from astra_operator.conditions import Condition
@@ -13,7 +13,6 @@ from astra_operator.manifests.job import QUEUE, Work, claim_object
 from astra_operator.manifests.pool import Pool
 from astra_operator.runs import TRAINING_PHASES, Plan
 
-FREE = ("suspend", "sandboxes", "trainer", "checkpoint")  # what may change once the run has begun
 _VOLUME = "/checkpoint"
 _RESOURCES = {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "16Gi"}}
 
@@ -31,7 +30,7 @@ def training_plan(run: TrainingRun, owner: Owner, farm: Farm, census: Census) ->
         capacity=spec.sandboxes.sessions_per_pod,
         resources=dict(spec.sandboxes.resources),
         policy_version=farm.policy_version,
-        egress_targets=farm.egress_targets,
+        egress_targets=farm.settings.canary_targets,
     )
     claim = spec.checkpoint.claim_name or (owner.base if spec.checkpoint.size else None)
     volume = {"persistentVolumeClaim": {"claimName": claim}} if claim else {"emptyDir": {}}
@@ -66,7 +65,7 @@ def training_plan(run: TrainingRun, owner: Owner, farm: Farm, census: Census) ->
 
 def environments_gate(run: TrainingRun, census: Census) -> Condition:
     """Opens when environments are verified and none is on its way: a run keeps the environments that it began with."""
-    found = census.count(run.metadata.namespace or "", _selectors(run))
+    found = census.count(run.metadata.namespace or "", run.spec.environments.selectors)
     counted = f"{found.verified} verified, {found.rejected} rejected, {found.unfinished} on their way"
     if found.unfinished:
         return Condition("EnvironmentsReady", "False", "Verifying", counted)
@@ -74,11 +73,6 @@ def environments_gate(run: TrainingRun, census: Census) -> Condition:
         message = f"{counted}; spec.environments.selector must select Environments of this namespace"
         return Condition("EnvironmentsReady", "False", "NoneVerified", message)
     return Condition("EnvironmentsReady", "True", "Verified", counted)
-
-
-def _selectors(run: TrainingRun) -> list[Selector]:
-    held_out = run.spec.environments.holdout.selector
-    return [run.spec.environments.selector, *([held_out] if held_out is not None else [])]
 
 
 def manifest_of(run: TrainingRun) -> str:
@@ -100,7 +94,7 @@ def _rules(run: TrainingRun, census: Census) -> tuple[dict[str, Any], ...]:
             "verbs": ["patch"],
         },
     ]
-    sources = census.sources(run.metadata.namespace or "", _selectors(run))
+    sources = census.sources(run.metadata.namespace or "", run.spec.environments.selectors)
     if sources:
         rules.append({"apiGroups": [""], "resources": ["configmaps"], "resourceNames": sources, "verbs": ["get"]})
     return tuple(rules)

@@ -12,7 +12,7 @@ from astra_api.canonical import canonical_json
 from astra_api.environment import Environment
 from astra_api.kube import SECRET, Kube
 from astra_operator.carrying_out import carry_out, create_certificates, read_certificates
-from astra_operator.drift import differs, stamped
+from astra_operator.drift import mended
 from astra_operator.farm import Farm
 from astra_operator.manifests.certificates import renewal_due
 from astra_operator.manifests.identity import DEPLOYMENT, Owner
@@ -67,10 +67,8 @@ class VerificationPool:
         pool = self._pool(hashlib.sha256(canonical_json(found["data"])).hexdigest()[:16])
         self._tls = ClientTls(files["client.crt"], files["client.key"], files["ca.crt"], pool.server_name)
         for wanted in pool_objects(pool):
-            manifest = stamped(wanted.manifest)
-            name = manifest["metadata"]["name"]
-            if differs(manifest, self._kube.get(wanted.kind, namespace, name)):
-                carry_out(self._kube, self.owner, [type(wanted)(wanted.kind, manifest)])
+            found = self._kube.get(wanted.kind, namespace, wanted.manifest["metadata"]["name"])
+            carry_out(self._kube, self.owner, mended(wanted, found))
 
     def beat(self, mark: str, annotation: str) -> None:
         """Marks the pool's StatefulSet. Blocking."""
@@ -136,7 +134,7 @@ class VerificationPool:
             capacity=_CAPACITY,
             policy_version=self._farm.policy_version,
             certificates_digest=certificates,
-            egress_targets=self._farm.egress_targets,
+            egress_targets=settings.canary_targets,
         )
 
 

@@ -27,7 +27,7 @@ from pydantic_core import core_schema
 from astra_api.environment import Environment
 from astra_api.resource import API_VERSION, GROUP, QUANTITY_PATTERN, Resource
 from astra_api.synthesis_run import SynthesisRun
-from astra_api.training_run import TrainingRun, TrainingRunSpec
+from astra_api.training_run import FREE, TrainingRun, TrainingRunSpec
 
 _HEADER = (
     "# Made from astra_api by `make crds`. Uninstalling the chart keeps it, and with it every object of the kind.\n"
@@ -163,9 +163,6 @@ def _unchanged(field: str) -> Rule:
 
 
 _ORDERED = Rule("self.min <= self.max", "min must not be more than max")
-
-# What may change of a TrainingRun: how it is run, not what it learns.
-FREE = ("suspend", "sandboxes", "trainer", "checkpoint")
 
 # By the name of the model: what its validators check across fields.
 RULES: dict[str, tuple[Rule, ...]] = {

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import quote, urlencode
 
+from astra_api.environment import SourceRef
 from astra_api.resource import API_VERSION
 
 Object = dict[str, Any]
@@ -192,6 +193,13 @@ class Kube:
             raise KubeError(response.status, _message(data) or f"{method} {path}: status {response.status}")
         parsed: Object = json.loads(data) if data else {}
         return parsed
+
+
+def referenced_source(kube: Kube, namespace: str, reference: SourceRef) -> str | None:
+    """The source that a sourceRef points to; None if there is none. Raises KubeError."""
+    config_map = kube.get(CONFIG_MAP, namespace, reference.config_map) or {}
+    source: str | None = (config_map.get("data") or {}).get(reference.key)
+    return source
 
 
 def own_namespace() -> str | None:

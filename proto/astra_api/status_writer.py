@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from types import TracebackType
 from typing import Any, Self
 
@@ -65,4 +66,4 @@ class StatusWriter:
             with self._wake:
                 self._wake.wait_for(lambda: self._closing, timeout=_INTERVAL)
             if self._closing and failures:
-                threading.Event().wait(_INTERVAL)
+                time.sleep(_INTERVAL)

@@ -22,6 +22,8 @@ from astra_api.rewards import RewardKind
 Benchmark = Literal["holdout", "bfcl-multi-turn"]
 _HOLDOUT: Benchmark = "holdout"
 Count = Annotated[Integer, Field(ge=1)]
+FREE = ("suspend", "sandboxes", "trainer", "checkpoint")
+"""What may change of a run that has begun: how it is run, not what it learns. Fields of spec."""
 
 
 class GgufModel(Resource):
@@ -82,6 +84,12 @@ class RunEnvironments(Resource):
     """Which verified Environments of the run's namespace; all unless given."""
     holdout: Holdout = Field(default_factory=lambda: Holdout(fraction=0.1))
     """What is never trained on."""
+
+    @property
+    def selectors(self) -> list[Selector]:
+        """Of all that a run needs: an environment counts if any of these selects it."""
+        held_out = self.holdout.selector
+        return [self.selector, *([held_out] if held_out is not None else [])]
 
 
 class Bands(Resource):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from astra_api.canonical import digest
+from astra_api.differences import differences
 from astra_api.environment import Environment
 from astra_api.errors import BadInput
 from astra_api.manifests import load_manifests
@@ -64,7 +65,7 @@ class Output:
         except (OSError, ValueError) as error:
             raise BadInput(f"--out {path}: cannot be used: {error}") from None
         if digest(theirs) != digest(mine):
-            where = ", ".join(sorted(_differences("", theirs, mine)))
+            where = ", ".join(sorted(field for field, _, _ in differences(theirs, mine)))
             problem = f"holds another run, which differs in {where}"
             raise BadInput(f"--out {path}: {problem}; choose another directory or remove it")
 
@@ -137,12 +138,3 @@ def _identity(run: SynthesisRun) -> dict[str, Any]:
         if role in spec:
             spec[role] = {name: value for name, value in spec[role].items() if name not in _OPERATIONAL}
     return spec
-
-
-def _differences(path: str, left: object, right: object) -> set[str]:
-    if isinstance(left, dict) and isinstance(right, dict):
-        keys = {*left, *right}
-        return set().union(
-            *(_differences(f"{path}.{key}" if path else str(key), left.get(key), right.get(key)) for key in keys)
-        )
-    return set() if left == right else {path}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from astra_api.environment import Environment
 from astra_api.errors import BadInput
 from astra_api.resource import Selector
-from astra_operator import training
+from astra_api.training_run import FREE
 from astra_operator.accepting import changed_fields, read
 from astra_operator.census import Census, Counts
 from astra_operator.conditions import Condition, find, holds, merged
@@ -106,8 +106,8 @@ def test_what_may_change_in_a_run_that_has_begun() -> None:
     def spec(**changes: Any) -> dict[str, Any]:
         return training_run(**changes).spec.model_dump(mode="json", by_alias=True)
 
-    assert changed_fields(spec(), spec(suspend=True, sandboxes={"replicas": 5}), training.FREE) == []
-    (problem,) = changed_fields(spec(), spec(rl={"groupSize": 4}), training.FREE)
+    assert changed_fields(spec(), spec(suspend=True, sandboxes={"replicas": 5}), FREE) == []
+    (problem,) = changed_fields(spec(), spec(rl={"groupSize": 4}), FREE)
     assert problem.field == "spec.rl.groupSize"
 
 

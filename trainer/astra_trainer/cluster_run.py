@@ -17,7 +17,7 @@ from typing import Any
 
 from astra_api.environment import Environment
 from astra_api.errors import BadInput
-from astra_api.kube import CONFIG_MAP, ENVIRONMENT, TRAINING_RUN, Kube, KubeError, Object, own_namespace
+from astra_api.kube import ENVIRONMENT, TRAINING_RUN, Kube, KubeError, Object, own_namespace, referenced_source
 from astra_api.manifests import check, load_manifests
 from astra_api.status_writer import StatusWriter
 from astra_api.training_run import TrainingRun
@@ -97,8 +97,7 @@ def keep_environments(run: TrainingRun, kube: Kube, namespace: str, out: Path) -
 
 def _chosen(run: TrainingRun, body: Object, kube: Kube) -> dict[str, Any] | None:
     """{"manifest", "source"} of a verified environment that the run trains on or holds out, else None."""
-    wanted = run.spec.environments
-    selectors = [wanted.selector, *([wanted.holdout.selector] if wanted.holdout.selector else [])]
+    selectors = run.spec.environments.selectors
     metadata = body["metadata"]
     labels = metadata.get("labels") or {}
     if not any(selector.matches(labels) for selector in selectors) or not _is_verified(body):
@@ -115,8 +114,7 @@ def _chosen(run: TrainingRun, body: Object, kube: Kube) -> dict[str, Any] | None
     reference = environment.spec.source_ref
     if reference is None:
         return {"manifest": manifest, "source": None}
-    config_map = kube.get(CONFIG_MAP, metadata["namespace"], reference.config_map) or {}
-    source = (config_map.get("data") or {}).get(reference.key)
+    source = referenced_source(kube, metadata["namespace"], reference)
     if source is None or environment.with_source(source).toolset.digest != body["status"].get("toolset"):
         return None  # not what was verified
     return {"manifest": manifest, "source": source}

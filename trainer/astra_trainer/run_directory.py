@@ -21,9 +21,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from astra_api.differences import differences
 from astra_api.errors import BadInput
 from astra_api.records import Record, Trajectory
-from astra_api.training_run import TrainingRun
+from astra_api.training_run import FREE, TrainingRun
 from astra_api.yaml_documents import documents
 from astra_api.yaml_writing import yaml_text
 from astra_trainer.batch_filling import BatchFilling
@@ -33,7 +34,6 @@ _STAGES = ("base", "sft", "rl")
 CONTAINMENT = "astra.farm/containment"  # annotation: how the sandboxes of the run are contained
 _ENVIRONMENTS = "astra.farm/environments"  # annotation: the digest of what the run trains and is evaluated on
 _GUESTS = (".lock", "environments")  # may stand in a directory before its run begins: `astra demo` puts them there
-_FREE = ("suspend", "sandboxes", "trainer", "checkpoint")  # fields of spec that a resumed run may change
 
 
 class Position(Record):
@@ -199,23 +199,16 @@ def _claim(path: Path, run: TrainingRun, environments: str) -> None:
         begun = next(iter(documents(file.read_text(encoding="utf-8")))).value
         if begun["metadata"]["annotations"][_ENVIRONMENTS] != environments:
             raise BadInput(f"{path}: was begun with other environments; give those, or begin in a new directory")
-        for field, old, new in _differences(_bound(begun["spec"]), _bound(resolved["spec"]), "spec"):
-            raise BadInput(f"{field}: {path} was begun with {old}, not {new}; restore it, or begin in a new directory")
+        for field, old, new in differences(_bound(begun["spec"]), _bound(resolved["spec"]), "spec"):
+            was, now = json.dumps(old), json.dumps(new)
+            raise BadInput(f"{field}: {path} was begun with {was}, not {now}; restore it, or begin in a new directory")
     elif any(child.name not in _GUESTS for child in path.iterdir()):
         raise BadInput(f"{path}: not empty and not the directory of a run; give another output directory")
     _write(file, yaml_text(resolved).encode())
 
 
 def _bound(spec: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in spec.items() if key not in _FREE}
-
-
-def _differences(old: Any, new: Any, field: str) -> Iterator[tuple[str, str, str]]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in sorted(old.keys() | new.keys()):
-            yield from _differences(old.get(key), new.get(key), f"{field}.{key}")
-    elif old != new:
-        yield field, json.dumps(old), json.dumps(new)
+    return {key: value for key, value in spec.items() if key not in FREE}
 
 
 def _order(position: Position) -> tuple[int, int, bool]:

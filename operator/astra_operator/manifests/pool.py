@@ -44,11 +44,11 @@ class Pool:
 
     @property
     def name(self) -> str:
-        return f"{self.owner.base}-sandbox"
+        return pool_name(self.owner)
 
     @property
     def secret(self) -> str:
-        return f"{self.owner.base}-tls"
+        return secret_name(self.owner)
 
     @property
     def server_name(self) -> str:
@@ -59,6 +59,21 @@ class Pool:
     def addresses(self) -> tuple[str, ...]:
         """Of each pod, as its clients in the cluster find it."""
         return tuple(f"{self.name}-{number}.{self.server_name}:{PORT}" for number in range(self.replicas))
+
+
+def pool_name(owner: Owner) -> str:
+    """Of all objects of an owner's pool but the Secret."""
+    return f"{owner.base}-sandbox"
+
+
+def secret_name(owner: Owner) -> str:
+    return f"{owner.base}-tls"
+
+
+def pool_members(owner: Owner, policy_version: str) -> list[tuple[Kind, str]]:
+    """(kind, name) of everything that a pool consists of."""
+    kinds = (STATEFUL_SET, SERVICE, NETWORK_POLICY, disruption_budget_kind(policy_version))
+    return [*((kind, pool_name(owner)) for kind in kinds), (SECRET, secret_name(owner))]
 
 
 def pool_objects(pool: Pool) -> list[Apply]:
@@ -73,12 +88,6 @@ def pool_objects(pool: Pool) -> list[Apply]:
 
 def disruption_budget_kind(policy_version: str) -> Kind:
     return Kind(policy_version, "PodDisruptionBudget", "poddisruptionbudgets")
-
-
-def secret(pool: Pool, files: dict[str, str]) -> Apply:
-    """The pool's certificates: `files` is name -> base64 of PEM."""
-    body = {"apiVersion": "v1", "kind": "Secret", "metadata": pool.owner.metadata(pool.secret, "sandbox")}
-    return Apply(SECRET, body | {"type": "Opaque", "data": files})
 
 
 def _service(pool: Pool) -> dict[str, Any]:
