@@ -24,6 +24,7 @@ from astra_sandbox.verification import Verdict
 
 RETRY_SECONDS = 30.0  # until the next try, where the infrastructure failed
 _DECIDED = ("Verified", "Rejected")
+_VERDICT = {"phase", "digest", "toolset", "checks"}  # of the status
 _SESSIONS = 8  # of a dedicated pod
 
 
@@ -77,7 +78,7 @@ def reconcile_environment(seen: EnvironmentSeen, owner: Owner, farm: Farm, now: 
     replicas = seen.environment.spec.sandbox.replicas if phase == "Verified" else 0
     pool = dedicated_pool(seen.environment, owner, farm, replicas)
     actions: list[EnvironmentAction] = [*_provide(pool, seen)]
-    status = _status_of(verdict) if verdict is not None else {}
+    status = verdict.status.model_dump(mode="json", include=_VERDICT) if verdict is not None else {}
     status["endpoint"] = f"{pool.server_name}:{PORT}" if replicas else None
     status["replicas"] = seen.ready_replicas if replicas else None  # these two serve the scale subresource
     labels = ",".join(f"{key}={value}" for key, value in owner.labels("sandbox").items())
@@ -130,15 +131,6 @@ def _is_decided(seen: EnvironmentSeen, environment: Environment) -> bool:
         return bool(status.get("toolset") == environment.toolset.digest)
     except ValueError:
         return False  # the source cannot be resolved: verification says so
-
-
-def _status_of(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "phase": verdict.phase,
-        "digest": verdict.digest,
-        "toolset": verdict.toolset,
-        "checks": dict(verdict.checks),
-    }
 
 
 def _verified(verdict: Verdict) -> Condition:

@@ -13,7 +13,6 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from astra_api.environment import EnvironmentStatus
 from astra_api.synthesis_run import EnvironmentSynthesis
 from astra_sandbox.interface import Sandbox
 from astra_sandbox.verification import Verdict
@@ -104,11 +103,8 @@ async def _assembled(item: Item, shop: Workshop, module: Module) -> Verdict:
         **shop.synthesis.labels,
     }
     verdict = await bench.verify(made)
-    status = EnvironmentStatus(
-        phase="Verified", digest=verdict.digest, toolset=verdict.toolset, checks=dict(verdict.checks)
-    )
     metadata = made.metadata.model_copy(update={"labels": {key: value for key, value in labels.items() if value}})
-    item.environment = made.model_copy(update={"metadata": metadata, "status": status})
+    item.environment = made.model_copy(update={"metadata": metadata, "status": verdict.status})
     return verdict
 
 

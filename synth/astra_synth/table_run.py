@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from astra_api.canonical import digest
-from astra_api.environment import Environment, EnvironmentStatus
+from astra_api.environment import Environment
 from astra_api.records import Reject
 from astra_api.synthesis_run import EnvironmentSynthesis, SynthesisRun, TablesSource
 from astra_sandbox.interface import Sandbox, SandboxError
-from astra_sandbox.verification import Verdict, verify_all
+from astra_sandbox.verification import verify_all
 from astra_synth.output import Batch, Done, Output
 from astra_synth.tables import Generator, Recipe, ToolsetShape, open_tables
 from astra_synth.tables.toolset import ALL_KINDS
@@ -95,7 +95,7 @@ class ToolsetMaker:
                 if verdict.phase == "Pending":
                     raise SandboxError(f"{verdict.name} could not be verified: {verdict.message}")
                 if verdict.verified:
-                    kept[index] = environment.model_copy(update={"status": status_of(verdict)})
+                    kept[index] = environment.model_copy(update={"status": verdict.status})
                 else:
                     reason = verdict.reason or "Rejected"
                     rejects.append(Reject(name=verdict.name, stage="verify", reason=reason, message=verdict.message))
@@ -121,10 +121,3 @@ def _asks(environment: Environment) -> str:
     """What an environment asks, whatever its words: a short digest of its gold calls and answers."""
     calls = [[step.call.model_dump() if step.call else None, step.answer] for step in environment.spec.steps]
     return digest(calls).removeprefix("sha256:")[:16]
-
-
-def status_of(verdict: Verdict) -> EnvironmentStatus:
-    """The status of an environment that was verified."""
-    return EnvironmentStatus(
-        phase="Verified", digest=verdict.digest, toolset=verdict.toolset, checks=dict(verdict.checks)
-    )

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
+from astra_api.environment import EnvironmentStatus
 from astra_api.records import Record
 
 CheckResult = Literal["passed", "failed", "skipped"]
@@ -96,6 +97,11 @@ class Verdict(Record):
     @property
     def verified(self) -> bool:
         return self.phase == "Verified"
+
+    @property
+    def status(self) -> EnvironmentStatus:
+        """What the environment's status keeps of it."""
+        return EnvironmentStatus(phase=self.phase, digest=self.digest, toolset=self.toolset, checks=dict(self.checks))
 
 
 _SHOWN = 3
