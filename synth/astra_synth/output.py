@@ -8,7 +8,6 @@ status.json                  the run's status, as SynthesisRun.status
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from astra_api.canonical import digest
 from astra_api.differences import differences
 from astra_api.environment import Environment
 from astra_api.errors import BadInput
+from astra_api.files import replace
 from astra_api.manifests import load_manifests
 from astra_api.records import Reject
 from astra_api.synthesis_run import SynthesisRun, SynthesisRunStatus
@@ -59,7 +59,7 @@ class Output:
             (path / "environments").mkdir(parents=True, exist_ok=True)
             (path / "done").mkdir(exist_ok=True)
             if not file.exists():
-                replace(file, json.dumps(mine, ensure_ascii=False, indent=2) + "\n")
+                _replace(file, json.dumps(mine, ensure_ascii=False, indent=2) + "\n")
                 return
             theirs = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -75,12 +75,12 @@ class Output:
     def write(self, batch: Batch) -> None:
         """First the environments, then the marker: a marker vouches for its file."""
         if batch.environments:
-            replace(self._environments(batch.number), manifest_text(batch.environments))
+            _replace(self._environments(batch.number), manifest_text(batch.environments))
         rejects = [reject.model_dump(mode="json") for reject in batch.rejects]
         content: dict[str, Any] = {"produced": len(batch.environments), "rejects": rejects}
         if batch.record:
             content["record"] = dict(batch.record)
-        replace(self._marker(batch.number), json.dumps(content, ensure_ascii=False) + "\n")
+        _replace(self._marker(batch.number), json.dumps(content, ensure_ascii=False) + "\n")
 
     def read(self, number: int) -> Done:
         """A complete batch. Raises BadInput when its marker is damaged."""
@@ -111,11 +111,11 @@ class Output:
             rejected=by_reason.total(),
             rejected_by=dict(sorted(by_reason.items())),
         )
-        replace(self.path / "status.json", status.model_dump_json(by_alias=True, indent=2) + "\n")
+        _replace(self.path / "status.json", status.model_dump_json(by_alias=True, indent=2) + "\n")
         return status
 
     def write_rejects(self, rejects: Iterable[Reject]) -> None:
-        replace(self.path / "rejects.jsonl", "".join(reject.model_dump_json() + "\n" for reject in rejects))
+        _replace(self.path / "rejects.jsonl", "".join(reject.model_dump_json() + "\n" for reject in rejects))
 
     def _marker(self, number: int) -> Path:
         return self.path / "done" / f"{number:04d}.json"
@@ -124,11 +124,8 @@ class Output:
         return self.path / "environments" / f"{number:04d}.yaml"
 
 
-def replace(file: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    draft = file.with_suffix(f"{file.suffix}.part")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, file)
+def _replace(file: Path, text: str) -> None:
+    replace(file, text.encode())
 
 
 def _identity(run: SynthesisRun) -> dict[str, Any]:

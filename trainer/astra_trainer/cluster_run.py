@@ -17,6 +17,7 @@ from typing import Any
 
 from astra_api.environment import Environment
 from astra_api.errors import BadInput
+from astra_api.files import replace
 from astra_api.kube import ENVIRONMENT, TRAINING_RUN, Kube, KubeError, Object, own_namespace, referenced_source
 from astra_api.manifests import check, load_manifests
 from astra_api.status_writer import StatusWriter
@@ -86,9 +87,7 @@ def keep_environments(run: TrainingRun, kube: Kube, namespace: str, out: Path) -
     if not file.exists():
         chosen = [kept for body in kube.list(ENVIRONMENT, namespace) if (kept := _chosen(run, body, kube)) is not None]
         file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_suffix(".part")
-        draft.write_text(json.dumps(chosen, ensure_ascii=False), encoding="utf-8")
-        draft.rename(file)
+        replace(file, json.dumps(chosen, ensure_ascii=False).encode())
     try:
         return [_restored(kept) for kept in json.loads(file.read_text(encoding="utf-8"))]
     except (ValueError, KeyError) as error:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from importlib.resources import files
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,10 @@ import jinja2
 
 from astra_api.display import shortened, visible
 from astra_api.environment import Environment
+from astra_api.files import replace
+from astra_api.plotting import draw
 from astra_api.records import Reject
-from astra_synth.output import replace
-from astra_synth.report.plots import PLOTS, Plot, png
+from astra_synth.report.plots import PLOTS
 from astra_synth.report.reading import Synthesis, read_synthesis
 
 _PLOTS = "plots"
@@ -33,23 +33,9 @@ def write_report(directory: Path) -> Path:
     environment.filters |= {"visible": visible, "shortened": shortened, "json": _json}
     source = files("astra_synth").joinpath("templates", "report.html.jinja").read_text(encoding="utf-8")
     page = directory / "report.html"
-    replace(page, environment.from_string(source).render(**_content(synthesis), sections=_draw(synthesis)))
+    sections = draw(PLOTS, synthesis, directory / _PLOTS, {})
+    replace(page, environment.from_string(source).render(**_content(synthesis), sections=sections).encode())
     return page
-
-
-def _draw(synthesis: Synthesis) -> list[tuple[str, list[Plot]]]:
-    """Draws what there is to draw, section by section; removes what an earlier report drew besides."""
-    folder = synthesis.directory / _PLOTS
-    folder.mkdir(exist_ok=True)
-    drawn = []
-    for plot in PLOTS:
-        picture, file = png(plot, synthesis), folder / f"{plot.name}.png"
-        if picture is None:
-            file.unlink(missing_ok=True)
-        else:
-            file.write_bytes(picture)
-            drawn.append(plot)
-    return [(section, list(plots)) for section, plots in groupby(drawn, key=lambda plot: plot.section)]
 
 
 def _content(synthesis: Synthesis) -> dict[str, Any]:

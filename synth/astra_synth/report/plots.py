@@ -3,76 +3,19 @@
 The colours are Okabe and Ito's, which colour-blind readers tell apart.
 """
 
-import io
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from astra_api.display import shortened
+from astra_api.plotting import PALE, QUIET, Plot
 from astra_synth.report.reading import Synthesis
 
 PAPER_MEAN_HOPS = 4.37  # sub-questions of an instance (arXiv 2601.21558)
-_BLUE, _ORANGE, _GREEN, _SKY, _QUIET, _PALE = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#5f6368", "#c4c7cc"
+_BLUE, _ORANGE, _GREEN, _SKY, _QUIET, _PALE = "#0072B2", "#D55E00", "#009E73", "#56B4E9", QUIET, PALE
 _ROWS = 16  # shown at most
 _SCENARIOS = ("single-hop", "parallel-single-hop", "multi-hop", "parallel-multi-hop")
-_STYLE: Any = {
-    "figure.dpi": 140,
-    "figure.facecolor": "white",
-    "font.family": "DejaVu Sans",
-    "font.size": 9.5,
-    "text.color": "#202124",
-    "axes.labelcolor": _QUIET,
-    "axes.edgecolor": _PALE,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 12,
-    "xtick.color": _QUIET,
-    "ytick.color": _QUIET,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-}
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A plot of the report. `draw` returns False when the run has nothing of it to show."""
-
-    name: str
-    section: str
-    title: str
-    says: str
-    draw: Callable[[Axes, Synthesis], bool]
-
-
-def png(plot: Plot, synthesis: Synthesis) -> bytes | None:
-    """The picture of a plot, the same bytes for the same run; None when there is nothing to draw."""
-    with mpl.rc_context(), warnings.catch_warnings():
-        mpl.rcdefaults()  # whatever the user's own style
-        mpl.rcParams.update(_STYLE)
-        warnings.filterwarnings("ignore", message="Glyph")  # a script that no installed font has shows as boxes
-        chart = Figure(figsize=(6.4, 3.5), layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1))
-        FigureCanvasAgg(chart)
-        axes = chart.add_subplot()
-        if not plot.draw(axes, synthesis):
-            return None
-        axes.set_title(plot.title)
-        picture = io.BytesIO()
-        chart.savefig(picture, format="png", metadata={"Software": None})
-        return picture.getvalue()
 
 
 def _yield(axes: Axes, synthesis: Synthesis) -> bool:
@@ -183,7 +126,7 @@ def _histogram(axes: Axes, counts: Mapping[int, int], what: str) -> bool:
     return True
 
 
-PLOTS: Sequence[Plot] = (
+PLOTS: Sequence[Plot[Synthesis]] = (
     Plot("yield", "Yield", "Yield by stage", "Items that entered each stage, and those that passed it", _yield),
     Plot("reasons", "Yield", "Rejects by reason", "Why things were thrown away, and in which stage", _reasons),
     Plot("quality", "Yield", "Quality", "The four dimensions that were judged, and their mean", _quality),

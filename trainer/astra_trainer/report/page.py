@@ -1,17 +1,17 @@
 """The page: what the run was, its figures, its plots, and a few trajectories to read."""
 
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from astra_trainer.report.plots import PLOTS, Plot, png
+from astra_api.files import replace
+from astra_api.plotting import draw
+from astra_trainer.report.plots import PLOTS, STYLE
 from astra_trainer.report.reading import choose, question, turns
 from astra_trainer.report.run_record import RunRecord, Trained, read_run, series
 from astra_trainer.report.wording import STAGE_NAMES, duration, figure, shortened, visible
@@ -46,23 +46,9 @@ def write_report(directory: Path) -> Path:
         (files("astra_trainer") / "templates" / "report.html.jinja").read_text(encoding="utf-8")
     )
     page = directory / "report.html"
-    _replace(page, template.render(**content, sections=_draw(record)).encode())
+    sections = draw(PLOTS, record, directory / _PLOTS, STYLE)
+    replace(page, template.render(**content, sections=sections).encode())
     return page
-
-
-def _draw(record: RunRecord) -> list[tuple[str, list[Plot]]]:
-    """Draws what there is to draw, section by section; removes what an earlier report drew besides."""
-    folder = record.directory / _PLOTS
-    folder.mkdir(exist_ok=True)
-    drawn = []
-    for plot in PLOTS:
-        picture, file = png(plot, record), folder / f"{plot.name}.png"
-        if picture is None:
-            file.unlink(missing_ok=True)
-        else:
-            _replace(file, picture)
-            drawn.append(plot)
-    return [(section, list(plots)) for section, plots in groupby(drawn, key=lambda plot: plot.section)]
 
 
 def _content(record: RunRecord) -> dict[str, Any]:
@@ -154,10 +140,3 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {"visible": visible, "shortened": shortened, "figure": figure}
     environment.globals |= {"question": question, "turns": turns}
     return environment
-
-
-def _replace(file: Path, content: bytes) -> None:
-    """Whoever looks sees the old file or the new one."""
-    building = file.with_name(f".{file.name}")
-    building.write_bytes(content)
-    os.replace(building, file)

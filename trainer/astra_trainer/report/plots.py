@@ -3,84 +3,30 @@
 The colours are Okabe and Ito's, which colour-blind readers tell apart; lines differ by marker and dash as well.
 """
 
-import io
 import math
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
+from astra_api.plotting import QUIET, Plot
 from astra_trainer.report.run_record import Line, RunRecord, series
 from astra_trainer.report.wording import STAGE_NAMES, shortened
 from astra_trainer.run_directory import Stage
 
 _COLOURS: dict[Stage, str] = {"base": "#9aa0a6", "sft": "#0072B2", "rl": "#D55E00"}
-_GREEN, _PINK, _SKY, _ORANGE, _BLUE, _QUIET = "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0072B2", "#5f6368"
+_GREEN, _PINK, _SKY, _ORANGE, _BLUE, _QUIET = "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0072B2", QUIET
 _FEW = 40  # points: so many get markers
 _DOMAINS = 16  # shown at most
-_STYLE: Any = {
-    "figure.dpi": 140,
-    "figure.facecolor": "white",
-    "font.family": "DejaVu Sans",
-    "font.size": 9.5,
-    "text.color": "#202124",
-    "axes.labelcolor": _QUIET,
-    "axes.edgecolor": "#c4c7cc",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+STYLE: dict[str, Any] = {
     "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 12,
     "grid.color": "#e8eaed",
     "grid.linewidth": 0.8,
-    "xtick.color": _QUIET,
-    "ytick.color": _QUIET,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
     "ytick.minor.size": 0,
     "lines.linewidth": 1.8,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
 }
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A plot of the report. `draw` returns False when the run has nothing of it to show."""
-
-    name: str
-    section: str
-    title: str
-    says: str
-    draw: Callable[[Axes, RunRecord], bool]
-
-
-def png(plot: Plot, record: RunRecord) -> bytes | None:
-    """The picture of a plot, the same bytes for the same run; None when there is nothing to draw."""
-    with mpl.rc_context(), warnings.catch_warnings():
-        mpl.rcdefaults()  # whatever the user's own style
-        mpl.rcParams.update(_STYLE)
-        warnings.filterwarnings("ignore", message="Glyph")  # a script that no installed font has shows as boxes
-        chart = Figure(figsize=(6.4, 3.5), layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1))
-        FigureCanvasAgg(chart)
-        axes = chart.add_subplot()
-        if not plot.draw(axes, record):
-            return None
-        axes.set_title(plot.title)
-        picture = io.BytesIO()
-        chart.savefig(picture, format="png", metadata={"Software": None})
-        return picture.getvalue()
 
 
 def _held_out(axes: Axes, record: RunRecord) -> bool:
