@@ -6,7 +6,7 @@ answers, whenever and however often it was interrupted.
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -120,8 +120,7 @@ async def synthesize(
             finally:
                 for task in pending.values():
                     task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await asyncio.gather(*pending.values(), return_exceptions=True)
+                await asyncio.gather(*pending.values(), return_exceptions=True)
     finally:
         output.write_rejects(rejects)
     return output.finish(produced, rejects, produced >= count)

@@ -247,3 +247,20 @@ async def test_cancelling_leaves_what_was_complete(write_pack: WritePack, tmp_pa
     kept = environments(out)
     assert 3 <= len(kept) < 60
     assert (out / "rejects.jsonl").exists()
+
+
+async def test_an_interrupt_at_the_last_environment_ends_the_run(
+    write_pack: WritePack, tmp_path: Path, server: Sandbox
+) -> None:
+    """What is under way beyond the last batch is being given up just then; the interrupt counts all the same."""
+    folder, run, out = write_pack().parent, shop_run(), tmp_path / "out"
+
+    def interrupt(produced: int, rejected: int) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if produced >= run.spec.count:
+            task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.ensure_future(synthesize(run, open_run(run, folder), server, out, interrupt))
+    assert not (out / "status.json").exists()
