@@ -142,10 +142,14 @@ class _Shared:
     """A client that several verifications use; closed when it is retired and the last of them is done."""
 
     def __init__(self, client: SandboxClient) -> None:
-        self.client, self.users, self._retired = client, 0, False
+        self.client, self.users = client, 0
+        self._retired = False
+        self._closing: asyncio.Task[None] | None = None
 
     def retire(self) -> None:
         self._retired = True
+        if self.users == 0:  # nobody will leave it any more
+            self._closing = asyncio.create_task(self.client.close())
 
     async def close_if_unused(self) -> None:
         if self._retired and self.users == 0:
