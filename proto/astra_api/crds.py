@@ -164,6 +164,24 @@ def _unchanged(field: str) -> Rule:
 
 _ORDERED = Rule("self.min <= self.max", "min must not be more than max")
 
+_GPUS = "self.trainer.nodes * self.trainer.gpusPerNode"
+_SEPARATE = "has(self.verl) && has(self.verl.rolloutGpus)"
+_DIVISION = (
+    Rule(f"!({_SEPARATE}) || self.verl.rolloutGpus < {_GPUS}", "verl.rolloutGpus leaves no GPU to train"),
+    Rule(
+        f"!({_SEPARATE}) || self.trainer.nodes == 1 || self.verl.rolloutGpus % self.trainer.gpusPerNode == 0",
+        "verl.rolloutGpus must be whole nodes",
+    ),
+    Rule(
+        f"!has(self.verl) || ({_SEPARATE} ? self.verl.rolloutGpus : {_GPUS}) % self.verl.tensorParallel == 0",
+        "verl.tensorParallel must divide the GPUs that generate",
+    ),
+    Rule(
+        f"!has(self.verl) || ({_GPUS} - ({_SEPARATE} ? self.verl.rolloutGpus : 0)) % self.verl.sequenceParallel == 0",
+        "verl.sequenceParallel must divide the GPUs that train",
+    ),
+)
+
 # By the name of the model: what its validators check across fields.
 RULES: dict[str, tuple[Rule, ...]] = {
     "Step": (
@@ -197,12 +215,24 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "Holdout": (_one_of("fraction", "selector"),),
     "Bands": (Rule("self.medium < self.high", "medium must be less than high"),),
     "Rl": (Rule("self.batchSize % self.groupSize == 0", "batchSize must be a multiple of groupSize"),),
+    "Verl": (
+        Rule(
+            "self.rollout != 'separate' || self.maxStaleness >= 1",
+            "rollout: separate needs maxStaleness of at least 1",
+        ),
+        Rule(
+            "(self.rollout == 'separate') == has(self.rolloutGpus)",
+            "rolloutGpus is required by rollout: separate, and belongs to it",
+        ),
+    ),
     "TrainingRunSpec": (
         Rule(
             "self.engine != 'embedded' || self.trainer.nodes == 1",
             "engine: embedded needs trainer.nodes: 1; use engine: verl",
         ),
         Rule("has(self.sft) || has(self.rl)", "nothing to train: give sft, rl or both"),
+        Rule("!has(self.verl) || self.engine == 'verl'", "verl belongs to engine: verl"),
+        *_DIVISION,
         *(_unchanged(field.alias or name) for name, field in TrainingRunSpec.model_fields.items() if name not in FREE),
     ),
 }

@@ -231,6 +231,47 @@ class Trainer(Resource):
     """Times that a failed trainer is started again, from its checkpoint."""
 
 
+class Verl(Resource):
+    """How engine verl divides its GPUs between training and rollouts."""
+
+    rollout: Literal["colocated", "separate"] = "colocated"
+    """Whether rollouts and training take turns on the same GPUs, or rollouts have `rolloutGpus` of their own."""
+    rollout_gpus: Count | None = None
+    """With separate: GPUs for rollouts, of all that the trainer has; a part of one node, or whole nodes."""
+    max_staleness: Annotated[Integer, Field(ge=0, le=64)] = 0
+    """Updates that a rollout may lag behind; 0 is synchronous, and separate needs at least 1."""
+    tensor_parallel: Count = 1
+    """GPUs that serve one copy of the model in rollouts."""
+    sequence_parallel: Count = 1
+    """GPUs that share a sequence in training (Ulysses)."""
+    tokens_per_gpu: Count = 16384
+    """Tokens that a GPU trains on at once; a sequence must fit tokensPerGpu x sequenceParallel."""
+    packing: bool = True
+    """Whether sequences are packed without padding."""
+    gpu_memory: Fraction = 0.6
+    """Share of a GPU's memory that vLLM takes while it generates."""
+    offload: bool = False
+    """Whether weights and optimizer wait in host memory while others use the GPU."""
+    agent_workers: Count = 8
+    """Processes that drive rollouts."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.rollout == "separate" and self.max_staleness == 0:
+            raise ValueError("rollout: separate runs beside training; give maxStaleness of at least 1")
+        if (self.rollout == "separate") != (self.rollout_gpus is not None):
+            raise ValueError("rolloutGpus is required by rollout: separate, and belongs to it")
+        return self
+
+    def training_gpus(self, trainer: Trainer) -> int:
+        """GPUs that train: all of the trainer's, less those that only generate."""
+        return trainer.nodes * trainer.gpus_per_node - (self.rollout_gpus or 0)
+
+    def generating_gpus(self, trainer: Trainer) -> int:
+        """GPUs that generate rollouts, in turns with training or on their own."""
+        return self.rollout_gpus or trainer.nodes * trainer.gpus_per_node
+
+
 class Checkpoint(Resource):
     """Weight-only snapshots, and the state that a resume needs: separate artifacts, separate retention."""
 
@@ -240,6 +281,8 @@ class Checkpoint(Resource):
     """Of a claim that is made for the run, and deleted with it."""
     snapshot_every: Count = 10
     """Steps between snapshots; the last step of a stage always gives one."""
+    state_every: Count = 1
+    """Steps between states. More lose more work when a run is killed; a state of a large model takes minutes."""
     keep_states: Count = 2
     """States that a resume can start from."""
 
@@ -274,6 +317,8 @@ class TrainingRunSpec(Resource):
     """The pods that execute tools."""
     trainer: Trainer = Field(default_factory=Trainer)
     """The pods that train."""
+    verl: Verl | None = None
+    """Engine verl only: how it divides its GPUs."""
     checkpoint: Checkpoint = Field(default_factory=Checkpoint)
     """Where the model goes."""
     evaluation: Evaluation = Field(default_factory=Evaluation)
@@ -287,7 +332,25 @@ class TrainingRunSpec(Resource):
             raise ValueError(f"engine: embedded needs trainer.nodes: 1, not {self.trainer.nodes}; use engine: verl")
         if self.sft is None and self.rl is None:
             raise ValueError("nothing to train: give sft, rl or both")
+        if self.verl is not None:
+            if self.engine != "verl":
+                raise ValueError(f"verl: belongs to engine: verl, not {self.engine}; remove it, or change engine")
+            _check_division(self.verl, self.trainer)
         return self
+
+
+def _check_division(verl: Verl, trainer: Trainer) -> None:
+    """Raises ValueError, naming the field, when the trainer's GPUs cannot be divided so."""
+    training, generating = verl.training_gpus(trainer), verl.generating_gpus(trainer)
+    if verl.rollout_gpus is not None:
+        if training < 1:
+            raise ValueError(f"verl.rolloutGpus: {verl.rollout_gpus} GPUs leave none to train")
+        if trainer.nodes > 1 and verl.rollout_gpus % trainer.gpus_per_node:
+            raise ValueError(f"verl.rolloutGpus: must be whole nodes of {trainer.gpus_per_node} GPUs")
+    if generating % verl.tensor_parallel:
+        raise ValueError(f"verl.tensorParallel: {verl.tensor_parallel} does not divide {generating} rollout GPUs")
+    if training % verl.sequence_parallel:
+        raise ValueError(f"verl.sequenceParallel: {verl.sequence_parallel} does not divide {training} training GPUs")
 
 
 class SandboxCounts(Resource):

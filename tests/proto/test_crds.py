@@ -44,6 +44,10 @@ def _synthesis(**spec: Any) -> Schema:
     return _run(**spec) | {"kind": "SynthesisRun"}
 
 
+def _verl(division: Schema) -> Schema:
+    return _run(model=_TINY, rl={}, engine="verl", trainer={"nodes": 2, "gpusPerNode": 8}, verl=division)
+
+
 def _environment(**changes: Any) -> Schema:
     body = yaml.safe_load((ROOT / "examples/environments/city-trip.yaml").read_text())
     body["spec"] = {name: value for name, value in (body["spec"] | changes).items() if value is not None}
@@ -66,6 +70,8 @@ GOOD = [
     _run(
         model={"gguf": {"package": "p"}}, engine="verl", trainer={"nodes": 2}, rl={}, sandboxes={"runtimeClassName": ""}
     ),
+    _run(model=_TINY, rl={}, engine="verl", verl={}),
+    _verl({"rollout": "separate", "maxStaleness": 2, "rolloutGpus": 8, "tensorParallel": 4, "sequenceParallel": 2}),
     _run(
         model=_TINY, rl={"batchSize": 12, "groupSize": 4}, environments={"holdout": {"selector": {"matchLabels": {}}}}
     ),
@@ -99,6 +105,13 @@ BAD = [  # the object, a word of the refusal
     (_run(model=_TINY, rl={}, trainer={"nodes": 2}), "engine: embedded needs trainer.nodes: 1"),
     (_run(model=_TINY, rl={"batchSize": 9, "groupSize": 2}), "spec.rl: batchSize must be a multiple"),
     (_run(model=_TINY, rl={"groupSize": 1}), "spec.rl.groupSize"),
+    (_run(model=_TINY, rl={}, verl={}), "verl belongs to engine: verl"),
+    (_run(model=_TINY, rl={}, engine="verl", verl={"rollout": "separate", "rolloutGpus": 1}), "needs maxStaleness"),
+    (_run(model=_TINY, rl={}, engine="verl", verl={"rolloutGpus": 1}), "rolloutGpus is required by"),
+    (_verl({"rollout": "separate", "maxStaleness": 1, "rolloutGpus": 16}), "leaves no GPU to train"),
+    (_verl({"rollout": "separate", "maxStaleness": 1, "rolloutGpus": 4}), "must be whole nodes"),
+    (_verl({"tensorParallel": 3}), "verl.tensorParallel must divide"),
+    (_verl({"sequenceParallel": 3}), "verl.sequenceParallel must divide"),
     (_run(model=_TINY, rl={"irrelevantTools": {"bands": {"medium": 0.9}}}), "bands: medium must be less"),
     (_run(model=_TINY, rl={}, environments={"holdout": {}}), "exactly one of fraction and selector"),
     (_run(model=_TINY, rl={}, environments={"holdout": {"fraction": 1}}), "spec.environments.holdout.fraction"),
