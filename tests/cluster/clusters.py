@@ -84,6 +84,13 @@ class Cluster:
         self.kubectl("apply", "--validate=false", "-f", "-", stdin=yaml.safe_dump_all(definitions))
         self.kubectl("wait", "--for=condition=Established", "--timeout=100s", *names)
 
+    def forget(self, release: str) -> None:
+        """Deletes the CustomResourceDefinitions that a Helm release left behind: no other release may own them."""
+        for definition in self.get("crd")["items"]:
+            metadata = definition["metadata"]
+            if metadata.get("annotations", {}).get("meta.helm.sh/release-name") == release:
+                self.kubectl("delete", "crd", metadata["name"])
+
     @cached_property
     def version(self) -> tuple[int, int]:
         """(major, minor) of the server."""

@@ -40,6 +40,7 @@ def helm(
     run("install")
     yield run
     node.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+    node.forget(RELEASE)
 
 
 def _pool_serves(node: Node) -> None:

@@ -110,6 +110,7 @@ def farm(node: Node, kube: Kube, tmp_path_factory: pytest.TempPathFactory) -> It
     node.kubectl("delete", "persistentvolume", "runs", "--wait=false")
     node.run("helm", "uninstall", RELEASE, "-n", SYSTEM, "--wait", timeout=300)
     eventually(lambda: not list(kube.list(STATEFUL_SET, SYSTEM)), 120, what="the verification pool outlived the chart")
+    node.forget(RELEASE)
 
 
 def _load_images(node: Node) -> None:
