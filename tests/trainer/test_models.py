@@ -14,7 +14,8 @@ from astra_api.records import Message, ToolCall, ToolSpec
 from astra_api.training_run import GgufModel, Model
 from astra_trainer.chat import ChatFormat
 from astra_trainer.copying import CopyingPractice
-from astra_trainer.models import gguf_file, load_policy, load_tokenizer, prepare_model
+from astra_trainer.gguf_files import gguf_file
+from astra_trainer.models import load_policy, load_tokenizer, prepare_model
 from astra_trainer.tiny import TinyModel
 
 MakeEnvironment = Callable[..., Environment]

