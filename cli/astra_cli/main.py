@@ -10,7 +10,7 @@ from typing import Any, cast
 import typer
 
 from astra_api.errors import BadInput
-from astra_cli import demo, env, synth, train
+from astra_cli import demo, env, plan, synth, train
 from astra_sandbox.interface import SandboxError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("train", epilog="Example:\n\n  astra train -f examples/train-tiny.ya
 app.command("synth", epilog="Example:\n\n  astra synth -f examples/synthesis/geography.yaml --out runs/geography")(
     synth.synth
 )
+app.command("plan", epilog=plan.EPILOG)(plan.plan)
 app.add_typer(env.app, name="env")
 
 

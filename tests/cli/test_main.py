@@ -17,6 +17,7 @@ COMMANDS = {
     ("demo",): "astra demo --out runs/demo",
     ("train",): "astra train -f examples/train-tiny.yaml",
     ("synth",): "astra synth -f examples/synthesis/geography.yaml",
+    ("plan",): "astra plan -f examples/train-qwen3-14b.yaml",
     ("env", "verify"): "astra env verify envs/",
     ("env", "show"): "astra env show city.yaml",
 }
@@ -56,6 +57,8 @@ def test_help_imports_nothing_heavy() -> None:
         (["demo", "--seed", "one"], "--seed"),
         (["demo", "extra"], "unexpected extra argument"),
         (["synth", "--jobs", "0"], "--jobs"),
+        (["plan"], "Missing option '-f'"),
+        (["plan", "-f", "x.yaml", "--mfu", "2"], "--mfu"),
         (["env"], ""),
         ([], ""),
     ],

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 MANIFESTS = sorted(file for file in EXAMPLES.rglob("*.yaml") if file.name != "pack.yaml")
 TRAINING = ("train-smollm2.yaml", "train-tiny.yaml")
+PLANNED = ("train-qwen3-14b.yaml", "train-qwen3-32b.yaml")  # they need GPUs
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,7 @@ def test_each_example_is_run_by_a_test() -> None:
     assert all(
         name.startswith(("synthesis/", "teacher/")) or name == "library/run.yaml" for name in kinds[SynthesisRun]
     )
-    assert kinds[TrainingRun] == set(TRAINING)
+    assert kinds[TrainingRun] == {*TRAINING, *PLANNED}
 
 
 def test_the_environments_are_verified(capfd: pytest.CaptureFixture[str]) -> None:
@@ -70,6 +71,18 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("ASTRA_ISOLATION", "process")
         assert run(["synth", "-f", str(EXAMPLES / "synthesis/small.yaml"), "--out", str(out)]) == 0
     return out / "environments"
+
+
+@pytest.mark.parametrize("name", PLANNED)
+def test_a_large_run_fits_its_gpus(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", "--json", "-f", str(EXAMPLES / name)]) == 0
+    plan = json.loads(capfd.readouterr().out)
+    assert plan["problems"] == []
+    assert plan["device"]["name"] == "h100-80gb"
+    assert plan["totals"]["gpus"] == {"train-qwen3-14b.yaml": 8, "train-qwen3-32b.yaml": 32}[name]
+    assert all(phase["bytes"] <= plan["device"]["memory"] for phase in plan["memory"])
+    assert plan["layout"]["sequence"] == 25600 + 49152 <= plan["kv_tokens"]
+    assert [warning["field"] for warning in plan["warnings"]] == ["spec.rl.maxResponseTokens"]  # positions
 
 
 def lines(out: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,73 @@
+"""How a run divides its devices: who trains, who rolls out, and what one of them holds at a time."""
+
+from pydantic import Field
+
+from astra_api.records import Record
+from astra_api.training_run import Rl, TrainingRunSpec, Verl
+from astra_trainer.planning.gpus import Device
+from astra_trainer.planning.shapes import ModelShape
+
+# As the embedded engine and its sampler are set.
+_LOGITS_PER_MICRO_BATCH = 1 << 25
+_TOKENS_PER_MICRO_BATCH = {False: 4096, True: 1 << 15}  # by: is a GPU
+ROWS, ROW_MEMORY = 64, 1 << 29
+
+
+class Layout(Record):
+    """Ranks are GPUs; without any, one a pod."""
+
+    engine: str
+    nodes: int
+    ranks: int = Field(ge=1)
+    """Of all nodes, idle ones too."""
+    training: int = Field(ge=1)
+    """Ranks that share the weights in training."""
+    rollout: int = Field(ge=1)
+    """Ranks that generate."""
+    colocated: bool
+    """Whether the same ranks do both, in turns."""
+    tensor_parallel: int = 1
+    """Ranks that hold one copy of the model while they generate."""
+    sequence_parallel: int = 1
+    """Ranks that share a sequence in training."""
+    micro_batch: int
+    """Tokens that a rank trains on at once, at most."""
+    sequence: int
+    """Tokens of the longest sequence that the run allows."""
+
+    @property
+    def replicas(self) -> int:
+        """Copies of the model that generate."""
+        return self.rollout // self.tensor_parallel
+
+
+def longest_sequence(spec: TrainingRunSpec) -> int:
+    """Tokens of the longest sequence that is trained on."""
+    rollout = spec.rl.max_prompt_tokens + spec.rl.max_response_tokens if spec.rl is not None else 0
+    return max(rollout, spec.sft.max_length if spec.sft is not None else 0)
+
+
+def context(spec: TrainingRunSpec) -> int:
+    """Tokens of the longest rollout. Evaluations without `rl` roll out under its defaults."""
+    rl = spec.rl or Rl()
+    return rl.max_prompt_tokens + rl.max_response_tokens
+
+
+def layout_of(spec: TrainingRunSpec, shape: ModelShape, device: Device) -> Layout:
+    """The division that the manifest asks for."""
+    longest = longest_sequence(spec)
+    if spec.engine == "embedded":
+        budget = min(_TOKENS_PER_MICRO_BATCH[device.is_gpu], _LOGITS_PER_MICRO_BATCH // shape.vocabulary)
+        ranks = max(spec.trainer.gpus_per_node, 1)
+        return Layout(
+            engine="embedded", nodes=1, ranks=ranks, training=1, rollout=1, colocated=True,
+            micro_batch=max(longest, budget), sequence=longest,
+        )  # fmt: skip
+    verl = spec.verl or Verl()
+    ranks = spec.trainer.nodes * max(spec.trainer.gpus_per_node, 1)
+    apart = verl.rollout_gpus if verl.rollout == "separate" and verl.rollout_gpus else 0
+    return Layout(
+        engine="verl", nodes=spec.trainer.nodes, ranks=ranks, training=ranks - apart, rollout=apart or ranks,
+        colocated=not apart, tensor_parallel=verl.tensor_parallel, sequence_parallel=verl.sequence_parallel,
+        micro_batch=verl.tokens_per_gpu, sequence=longest,
+    )  # fmt: skip
