@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import typer
 
-from astra_api.errors import BadInput
+from astra_api.errors import BadInput, RunFailed
 from astra_cli import demo, env, plan, synth, train
 from astra_sandbox.interface import SandboxError
 
@@ -62,6 +62,9 @@ def _run(arguments: list[str]) -> int:
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RunFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except SandboxError as error:
         print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
         return 1

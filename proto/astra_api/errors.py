@@ -6,3 +6,7 @@ class BadInput(ValueError):
 
     The command line prints the message without a traceback and exits with 2.
     """
+
+
+class RunFailed(RuntimeError):
+    """What was asked ran, and failed for good; the message says all that a user can know of it."""

@@ -81,6 +81,11 @@ class SandboxClient:
         self._links: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[Link]] = weakref.WeakKeyDictionary()
 
     @property
+    def secured(self) -> bool:
+        """Whether its connections carry a certificate."""
+        return self._tls is not None
+
+    @property
     def links(self) -> list[Link]:
         """The connections of the running event loop."""
         loop = asyncio.get_running_loop()

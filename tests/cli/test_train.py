@@ -82,7 +82,7 @@ def test_a_run_from_manifest_to_report(astra: Astra, manifest: Manifest, example
 
 REFUSED: dict[str, tuple[tuple[str, str], str]] = {
     "suspended": (("spec:\n", "spec:\n  suspend: true\n"), "spec.suspend: the run is suspended; set it to false"),
-    "engine": (("spec:\n", "spec:\n  engine: verl\n"), "spec.engine: verl needs a cluster; on one machine use"),
+    "engine": (("spec:\n", "spec:\n  engine: verl\n"), "spec.engine: verl needs the package"),
     "nothing held out": (
         ("{astra.farm/domain: travel}", "{astra.farm/domain: none}"),
         "spec.environments.holdout.selector: matchLabels {'astra.farm/domain': 'none'} holds out no environment",

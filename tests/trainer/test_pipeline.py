@@ -180,7 +180,7 @@ def test_interrupted_at_any_moment_a_run_ends_the_same(tmp_path: Path) -> None:
             {"evaluation": {"benchmarks": ["holdout", "bfcl-multi-turn"]}},
             r"spec\.evaluation\.benchmarks: bfcl-multi-turn",
         ),
-        ({"engine": "verl"}, r"spec\.engine: verl needs a cluster"),
+        ({"engine": "verl"}, r"spec\.engine: verl needs the package"),
         ({"environments": {"selector": {"matchLabels": {"a": "b"}}}}, r"spec\.environments\.selector"),
         ({"model": {"path": "/nowhere"}}, r"spec\.model\.path"),
         (

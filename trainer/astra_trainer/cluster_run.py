@@ -6,7 +6,6 @@ with.
 """
 
 import fcntl
-import json
 import os
 import sys
 import time
@@ -16,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from astra_api.environment import Environment
-from astra_api.errors import BadInput
-from astra_api.files import replace
+from astra_api.errors import BadInput, RunFailed
 from astra_api.kube import ENVIRONMENT, TRAINING_RUN, Kube, KubeError, Object, own_namespace, referenced_source
 from astra_api.manifests import check, load_manifests
 from astra_api.status_writer import StatusWriter
@@ -25,6 +23,7 @@ from astra_api.training_run import TrainingRun
 from astra_sandbox.client import SandboxClient
 from astra_sandbox.interface import SandboxError
 from astra_sandbox.pool import pool_of_environment
+from astra_trainer.kept_environments import read_environments, write_environments
 from astra_trainer.local_run import interruptible
 from astra_trainer.pipeline import train
 from astra_trainer.report import write_report
@@ -40,6 +39,9 @@ def main() -> int:
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RunFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except (SandboxError, KubeError, OSError) as error:
         print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
@@ -86,12 +88,8 @@ def keep_environments(run: TrainingRun, kube: Kube, namespace: str, out: Path) -
     file = out / KEPT
     if not file.exists():
         chosen = [kept for body in kube.list(ENVIRONMENT, namespace) if (kept := _chosen(run, body, kube)) is not None]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        replace(file, json.dumps(chosen, ensure_ascii=False).encode())
-    try:
-        return [_restored(kept) for kept in json.loads(file.read_text(encoding="utf-8"))]
-    except (ValueError, KeyError) as error:
-        raise BadInput(f"{file}: cannot be read back: {error}; remove the run's directory to begin again") from None
+        write_environments(file, chosen)
+    return read_environments(file)
 
 
 def _chosen(run: TrainingRun, body: Object, kube: Kube) -> dict[str, Any] | None:
@@ -128,11 +126,6 @@ def _is_verified(body: Object) -> bool:
         and condition.get("observedGeneration") == body["metadata"].get("generation")
         for condition in status.get("conditions") or []
     )
-
-
-def _restored(kept: Mapping[str, Any]) -> Environment:
-    environment = Environment.model_validate(kept["manifest"])
-    return environment if kept["source"] is None else environment.with_source(kept["source"])
 
 
 class StatusProgress:

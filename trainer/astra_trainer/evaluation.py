@@ -63,7 +63,11 @@ async def evaluate(
     )
     if not results.groups:
         raise BadInput(f"no held-out environment could be rolled out: {results.excluded[0].message}")
-    trajectories = [trajectory for group in results.groups for trajectory in group.trajectories]
+    return summary([trajectory for group in results.groups for trajectory in group.trajectories], results.excluded)
+
+
+def summary(trajectories: list[Trajectory], excluded: list[Reject]) -> Evaluation:
+    """Means over at least one trajectory."""
     rewards = [trajectory.reward for trajectory in trajectories]
     domains = sorted({trajectory.domain for trajectory in trajectories})
     return Evaluation(
@@ -76,5 +80,5 @@ async def evaluate(
             for domain in domains
         },
         trajectories=trajectories,
-        excluded=results.excluded,
+        excluded=excluded,
     )

@@ -5,17 +5,19 @@ Each step and each evaluation is one unit of work, committed before the next beg
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from astra_api.environment import Environment
 from astra_api.errors import BadInput
-from astra_api.training_run import TrainingRun
+from astra_api.training_run import Rl, Sft, TrainingRun
 from astra_sandbox.interface import Isolation, Sandbox, SandboxStatus, SandboxUnavailable
 from astra_trainer.chat import ChatFormat, ChatTemplateError
 from astra_trainer.compute import compute
-from astra_trainer.evaluation import evaluate
+from astra_trainer.evaluation import Evaluation, evaluate
 from astra_trainer.mixing import ToolMixer
 from astra_trainer.progress import Progress, Silence
 from astra_trainer.reinforcement import reinforce
@@ -44,8 +46,7 @@ async def train(
     spec = run.spec
     if spec.suspend:
         raise BadInput("spec.suspend: the run is suspended; set it to false to train")
-    if spec.engine != "embedded":
-        raise BadInput(f"spec.engine: {spec.engine} needs a cluster; on one machine use engine: embedded")
+    stages = _stages(spec.engine)
     if unbuilt := [name for name in spec.evaluation.benchmarks if name != "holdout"]:
         raise BadInput(f"spec.evaluation.benchmarks: {', '.join(unbuilt)} cannot be run yet; give [holdout]")
     try:
@@ -55,7 +56,30 @@ async def train(
     run = _contained(run, await sandbox.status())
     with open_run(out, run, _digest(environments)) as directory:
         work, start = await _prepare(run, split, directory, sandbox, progress or Silence())
-        return await _finish(work, start)
+        return await _finish(work, start, stages)
+
+
+@dataclass(frozen=True)
+class _Stages:
+    """How an engine trains a stage (returning the number of its last step), and how it evaluates a checkpoint."""
+
+    supervise: Callable[[Workplace, Path, Sft], Awaitable[int]]
+    reinforce: Callable[[Workplace, Path, Rl], Awaitable[int]]
+    evaluate: Callable[[Workplace, Stage, int, Path], Awaitable[Evaluation]]
+
+
+def _stages(engine: str) -> _Stages:
+    if engine == "embedded":
+        return _Stages(supervise, reinforce, _evaluate_here)
+    for package in ("ray", "vllm"):
+        if find_spec(package) is None:
+            raise BadInput(
+                f"spec.engine: verl needs the package {package}, which is not installed; run `make init-verl` "
+                "(or pip install astra-farm[verl]), or use engine: embedded"
+            )
+    from astra_trainer.engines.verl import stages
+
+    return _Stages(stages.supervise, stages.reinforce, stages.evaluate)
 
 
 def _contained(run: TrainingRun, servers: Sequence[SandboxStatus]) -> TrainingRun:
@@ -97,42 +121,29 @@ async def _prepare(
     return work, start
 
 
-async def _finish(work: Workplace, start: Path) -> Path:
+async def _finish(work: Workplace, start: Path, stages: _Stages) -> Path:
     """Does what is left of the run."""
     spec, directory = work.run.spec, work.directory
     if not directory.completed("base"):
-        await _evaluate(work, "base", 0, start)
+        await _evaluate(work, stages, "base", 0, start)
     if spec.sft is not None:
         if not directory.completed("sft"):
-            last = await supervise(work, start, spec.sft)
-            await _evaluate(work, "sft", last, directory.checkpoint("sft", last))
+            last = await stages.supervise(work, start, spec.sft)
+            await _evaluate(work, stages, "sft", last, directory.checkpoint("sft", last))
         start = directory.last_checkpoint("sft")
     if spec.rl is not None:
         if not directory.completed("rl"):
-            last = await reinforce(work, start, spec.rl)
-            await _evaluate(work, "rl", last, directory.checkpoint("rl", last))
+            last = await stages.reinforce(work, start, spec.rl)
+            await _evaluate(work, stages, "rl", last, directory.checkpoint("rl", last))
         start = directory.last_checkpoint("rl")
     return start
 
 
-async def _evaluate(work: Workplace, stage: Stage, step: int, folder: Path) -> None:
+async def _evaluate(work: Workplace, stages: _Stages, stage: Stage, step: int, folder: Path) -> None:
     """Rolls out the held-out environments with the checkpoint in `folder`, and commits the line."""
     began = time.monotonic()
-    spec = work.run.spec.evaluation
     work.progress.note(f"{stage}: evaluating on {len(work.split.holdout)} held-out environments")
-    found = await evaluate(
-        work.split.holdout,
-        stage=stage,
-        step=step,
-        samples=spec.samples,
-        seed=work.run.spec.seed,
-        mixer=work.mixer,
-        sandbox=work.sandbox,
-        generator=await compute(_generator, folder, work.chat),
-        chat=work.chat,
-        settings=work.settings(spec.temperature),
-        concurrency=work.groups_at_once(spec.samples),
-    )
+    found = await stages.evaluate(work, stage, step, folder)
     work.directory.save_trajectories(stage, step, "holdout", found.trajectories)
     line: dict[str, Value] = {
         "kind": "evaluation",
@@ -148,6 +159,23 @@ async def _evaluate(work: Workplace, stage: Stage, step: int, folder: Path) -> N
     }
     work.directory.commit(Position(stage=stage, step=step, evaluated=True), line)
     work.progress.line(line)
+
+
+async def _evaluate_here(work: Workplace, stage: Stage, step: int, folder: Path) -> Evaluation:
+    spec = work.run.spec.evaluation
+    return await evaluate(
+        work.split.holdout,
+        stage=stage,
+        step=step,
+        samples=spec.samples,
+        seed=work.run.spec.seed,
+        mixer=work.mixer,
+        sandbox=work.sandbox,
+        generator=await compute(_generator, folder, work.chat),
+        chat=work.chat,
+        settings=work.settings(spec.temperature),
+        concurrency=work.groups_at_once(spec.samples),
+    )
 
 
 def _generator(folder: Path, chat: ChatFormat) -> "BatchedGenerator":

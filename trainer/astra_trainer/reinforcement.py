@@ -1,6 +1,5 @@
 """The RL stage: roll out until the batch is full, update, commit. On-policy but for what batch filling carries over."""
 
-import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,15 +7,14 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING
 
-from astra_api.environment import Environment
 from astra_api.records import Reject, Trajectory
 from astra_api.training_run import Rl
 from astra_trainer.batch_filling import BatchFilling, FilledBatch
 from astra_trainer.compute import compute
+from astra_trainer.draws import drawn
 from astra_trainer.groups import GroupRequest, GroupResults, roll_out_groups
 from astra_trainer.rollout import Place
 from astra_trainer.run_directory import Position
-from astra_trainer.seeds import derive_seed
 from astra_trainer.workplace import Value, Workplace
 
 if TYPE_CHECKING:
@@ -102,13 +100,6 @@ def _request(work: Workplace, rl: Rl, step: int, number: int) -> GroupRequest:
     return GroupRequest(episode, Place(stage="rl", step=step, group=number, seed=seed), rl.group_size)
 
 
-def drawn(environments: Sequence[Environment], seed: int, number: int) -> Environment:
-    """Draw `number` (from 0) of an endless stream in which every pass over the environments has its own order."""
-    times, place = divmod(number, len(environments))
-    order = random.Random(derive_seed(seed, "rl", times)).sample(range(len(environments)), len(environments))
-    return environments[order[place]]
-
-
 async def _update(engine: "EmbeddedEngine", batch: FilledBatch) -> dict[str, Value]:
     """One step on the batch; without a group of use there is none, and the figures are null."""
     pairs = [(trajectory, number) for number, group in enumerate(batch.groups) for trajectory in group.trajectories]
@@ -121,7 +112,6 @@ async def _update(engine: "EmbeddedEngine", batch: FilledBatch) -> dict[str, Val
 def _figures(rollouts: _Rollouts, batch: FilledBatch) -> dict[str, Value]:
     """Means over all that was rolled out in this step, discarded groups included; over the batch if nothing was."""
     trajectories = rollouts.trajectories or [t for group in batch.groups for t in group.trajectories]
-    rewards = [trajectory.reward for trajectory in trajectories]
     counts: dict[str, Value] = {
         "discarded_share": batch.discarded_share,
         "groups": len(batch.groups),
@@ -130,8 +120,12 @@ def _figures(rollouts: _Rollouts, batch: FilledBatch) -> dict[str, Value]:
         "offered": batch.offered,
         "excluded": len(rollouts.excluded),
     }
-    if not rewards:
-        return counts
+    return {**rollout_figures(trajectories), **counts} if trajectories else counts
+
+
+def rollout_figures(trajectories: Sequence[Trajectory]) -> dict[str, Value]:
+    """Means over at least one rollout."""
+    rewards = [trajectory.reward for trajectory in trajectories]
     domains = sorted({trajectory.domain for trajectory in trajectories})
     return {
         "reward_mean": fmean(reward.value for reward in rewards),
@@ -144,7 +138,6 @@ def _figures(rollouts: _Rollouts, batch: FilledBatch) -> dict[str, Value]:
         "response_tokens": fmean(sum(trajectory.mask) for trajectory in trajectories),
         "answered_share": fmean(trajectory.ended == "answered" for trajectory in trajectories),
         "domain_f1": {d: fmean(t.reward.f1 for t in trajectories if t.domain == d) for d in domains},
-        **counts,
     }
 
 

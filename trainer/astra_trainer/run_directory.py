@@ -102,6 +102,13 @@ class RunDirectory:
         shutil.rmtree(target, ignore_errors=True)
         building.rename(target)
 
+    def adopt_snapshot(self, stage: Stage, step: int, folder: Path) -> None:
+        """Moves a whole snapshot that another process made into its place."""
+        target = self.checkpoint(stage, step)
+        _sync_folder(folder)
+        shutil.rmtree(target, ignore_errors=True)
+        folder.rename(target)
+
     def save_trajectories(self, stage: Stage, step: int, split: str, trajectories: Iterable[Trajectory]) -> None:
         """Writes the trajectories of a step, one line each, in place of what may be there."""
         text = "".join(trajectory.model_dump_json() + "\n" for trajectory in trajectories)
@@ -122,11 +129,7 @@ class RunDirectory:
 
         `save_engine` writes the engine's state to a file; without it the engine's state is that of the commit before.
         """
-        with self._metrics.open("ab") as metrics:
-            metrics.write(json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-            metrics.flush()
-            os.fsync(metrics.fileno())
-            length = metrics.tell()
+        length = self.record(line)
         before, engine = self._newest(), self.engine_state
         number = int(before.name) + 1 if before else 1
         building = _emptied(self.path / "state" / ".building")
@@ -141,6 +144,14 @@ class RunDirectory:
         _sync(self.path / "state")
         for old in self._states()[: -self._keep_states]:
             shutil.rmtree(old)
+
+    def record(self, line: Mapping[str, Any]) -> int:
+        """Appends a line to the metrics, for the next commit to keep; returns their length in bytes."""
+        with self._metrics.open("ab") as metrics:
+            metrics.write(json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+            metrics.flush()
+            os.fsync(metrics.fileno())
+            return metrics.tell()
 
     def _undo(self) -> None:
         """Takes back what was written after the newest commit."""

@@ -25,7 +25,7 @@ _WARMUP = 0.05  # share of the steps (METHOD section 3)
 
 async def supervise(work: Workplace, start: Path, sft: Sft) -> int:
     """Trains from the model in `start` until the stage's last step; returns its number."""
-    data = await _demonstrations(work, sft)
+    data = await demonstrations(work, sft)
     total = sft.epochs * -(-len(data) // sft.batch_size)
     position = work.directory.position
     began = position if position is not None and position.stage == "sft" else None
@@ -61,11 +61,15 @@ def batch_of_step(data: Sequence[Trajectory], size: int, seed: int, step: int) -
     """The trajectories of a step (from 1): a function of (data, size, seed, step). Each epoch has its own order."""
     steps = -(-len(data) // size)
     epoch, part = divmod(step - 1, steps)
-    order = random.Random(derive_seed(seed, "sft", epoch)).sample(range(len(data)), len(data))
-    return [data[number] for number in order[part * size : (part + 1) * size]]
+    return [data[number] for number in epoch_order(len(data), seed, epoch)[part * size : (part + 1) * size]]
 
 
-async def _demonstrations(work: Workplace, sft: Sft) -> list[Trajectory]:
+def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
+    """In which order an epoch (from 0) takes `count` demonstrations."""
+    return random.Random(derive_seed(seed, "sft", epoch)).sample(range(count), count)
+
+
+async def demonstrations(work: Workplace, sft: Sft) -> list[Trajectory]:
     """What the stage learns from: made once, then read back from the run directory."""
     data = work.directory.load_trajectories("sft", 0, "demonstrations")
     if data is None:

@@ -36,16 +36,7 @@ class Workplace:
 
     def settings(self, temperature: float) -> RolloutSettings:
         """The limits of a rollout, sampled at `temperature`."""
-        rl = self.run.spec.rl
-        if rl is None:
-            return RolloutSettings(temperature=temperature)
-        return RolloutSettings(
-            max_turns=rl.max_turns,
-            max_prompt_tokens=rl.max_prompt_tokens,
-            max_response_tokens=rl.max_response_tokens,
-            temperature=temperature,
-            reward=rl.reward,
-        )
+        return rollout_settings(self.run, temperature)
 
     def groups_at_once(self, size: int) -> int:
         """How many groups of `size` rollouts fit: each may need as many sessions again for mixed-in tools."""
@@ -71,11 +62,14 @@ class Workplace:
     async def commit(
         self, engine: "EmbeddedEngine", position: Position, line: Mapping[str, Value], *, last: bool
     ) -> None:
-        """Ends a step: a snapshot if one is due, then the commit, then the news."""
-        stage, step = position.stage, position.step
-        if last or step % self.run.spec.checkpoint.snapshot_every == 0:
+        """Ends a step: a snapshot if one is due, a state if one is, then the news."""
+        stage, step, checkpoint = position.stage, position.step, self.run.spec.checkpoint
+        if last or step % checkpoint.snapshot_every == 0:
             await compute(self.directory.save_snapshot, stage, step, engine.save_snapshot)
-        await compute(self.directory.commit, position, line, engine.save_state)
+        if last or step % checkpoint.state_every == 0:
+            await compute(self.directory.commit, position, line, engine.save_state)
+        else:
+            await compute(self.directory.record, line)
         self.progress.line(line)
 
 
@@ -85,3 +79,17 @@ def mixing_settings(run: TrainingRun) -> MixingSettings:
         return MixingSettings()
     mixed = run.spec.rl.irrelevant_tools
     return MixingSettings(per_band=mixed.per_band, medium=mixed.bands.medium, high=mixed.bands.high)
+
+
+def rollout_settings(run: TrainingRun, temperature: float) -> RolloutSettings:
+    """The limits of a run's rollouts, sampled at `temperature`."""
+    rl = run.spec.rl
+    if rl is None:
+        return RolloutSettings(temperature=temperature)
+    return RolloutSettings(
+        max_turns=rl.max_turns,
+        max_prompt_tokens=rl.max_prompt_tokens,
+        max_response_tokens=rl.max_response_tokens,
+        temperature=temperature,
+        reward=rl.reward,
+    )

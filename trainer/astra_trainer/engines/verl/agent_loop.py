@@ -1,0 +1,122 @@
+"""verl's agent loop over the sandboxes: one rollout, exactly as the embedded engine rolls out.
+
+verl makes an instance for each rollout; what rollouts share (connections, tools, environments) lives in the process.
+A tool error is an observation. What the infrastructure fails is raised: verl then marks the whole group as failed, and
+the sampler asks for another.
+"""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput, register
+
+from astra_api.records import Trajectory
+from astra_sandbox.interface import Sandbox, Session
+from astra_trainer.engines.verl.generation import EngineDied, Server, ServerGenerator
+from astra_trainer.engines.verl.job import floor
+from astra_trainer.rollout import Episode, Place, episode_prompt, run_rollout, session_limits
+
+NAME = "astra"
+TRAJECTORY, TIMELINE = "astra_trajectory", "astra_timeline"  # extra fields of the output, as JSON
+
+
+@register(NAME)
+class AstraAgentLoop(AgentLoopBase):  # type: ignore[misc]
+    """Rolls out row {number, session_id, uid, global_steps} of `draws.EnvironmentDraws`."""
+
+    def __init__(self, trainer_config: Any, server_manager: Server, **_: Any) -> None:
+        # Not the base's: it would render the chat template anew for each rollout, for helpers that are not used here.
+        self.rollout_config = trainer_config.config.actor_rollout_ref.rollout
+        self.server_manager = server_manager
+
+    async def run(self, sampling_params: dict[str, Any], **row: Any) -> AgentLoopOutput:
+        """One rollout. Raises EngineDied, SandboxError and PromptTooLong."""
+        here = floor()
+        try:
+            return await self._run(int(row["number"]), int(row["session_id"]), int(row["global_steps"]), row["uid"])
+        except Exception as error:
+            here.note_failure(error, fatal=isinstance(error, EngineDied))
+            raise
+
+    async def _run(self, number: int, index: int, step: int, uid: str) -> AgentLoopOutput:
+        here = floor()
+        episode = here.episode(number, step)
+        place = Place(stage="rl", step=step, group=number, index=index, seed=here.run.spec.seed)
+        prompt = episode_prompt(episode, here.chat, here.settings)
+        generator = ServerGenerator(self.server_manager, here.chat.stop_ids, here.job.room)
+        async with _SESSIONS.session(here.sandbox, episode, place, uid, self.rollout_config.n) as session:
+            generator.timeline.began = time.time()
+            trajectory = await run_rollout(
+                episode,
+                place=place,
+                session=session,
+                sandbox=here.sandbox,
+                generator=generator,
+                chat=here.chat,
+                settings=here.settings,
+                prompt=prompt,
+            )
+            generator.timeline.ended = time.time()
+        return output(trajectory, len(prompt), generator)
+
+
+def output(trajectory: Trajectory, prompt_tokens: int, generator: ServerGenerator) -> AgentLoopOutput:
+    """A rollout as verl takes it: token by token what was sampled, and the reward already given."""
+    timeline = generator.timeline
+    least, greatest = generator.versions or (trajectory.step - 1, trajectory.step - 1)
+    return AgentLoopOutput(
+        prompt_ids=list(trajectory.tokens[:prompt_tokens]),
+        response_ids=list(trajectory.tokens[prompt_tokens:]),
+        response_mask=list(trajectory.mask[prompt_tokens:]),
+        response_logprobs=list(trajectory.logprobs[prompt_tokens:]),
+        reward_score=trajectory.reward.value,
+        num_turns=trajectory.turns,
+        metrics=AgentLoopMetrics(generate_sequences=timeline.generating_seconds, tool_calls=timeline.tool_seconds),
+        extra_fields={
+            TRAJECTORY: trajectory.model_dump_json(),
+            TIMELINE: json.dumps(asdict(timeline)),
+            "reward_extra_info": {"f1": trajectory.reward.f1},
+            "min_global_steps": least,
+            "max_global_steps": greatest,
+        },
+    )
+
+
+@dataclass
+class _Opened:
+    sessions: "asyncio.Task[list[Session]]"
+    rollouts_left: int
+
+
+@dataclass
+class _GroupSessions:
+    """The sessions of the groups under way: opened together by a group's first rollout, closed by its last."""
+
+    groups: dict[str, _Opened] = field(default_factory=dict)
+
+    @contextlib.asynccontextmanager
+    async def session(
+        self, sandbox: Sandbox, episode: Episode, place: Place, uid: str, size: int
+    ) -> AsyncIterator[Session]:
+        group = self.groups.get(uid)
+        if group is None:
+            opening = sandbox.open_sessions(
+                episode.environment.toolset, size, seed=place.session_seed, limits=session_limits(episode.environment)
+            )
+            group = self.groups[uid] = _Opened(asyncio.create_task(opening), size)
+        try:
+            yield (await asyncio.shield(group.sessions))[place.index]
+        finally:
+            group.rollouts_left -= 1
+            if group.rollouts_left == 0:
+                del self.groups[uid]
+                if not group.sessions.cancelled() and group.sessions.exception() is None:
+                    await asyncio.gather(*(session.close() for session in group.sessions.result()))
+
+
+_SESSIONS = _GroupSessions()

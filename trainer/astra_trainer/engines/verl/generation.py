@@ -1,0 +1,106 @@
+"""verl's rollout servers as a Generator, and when they were at work."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from uuid import uuid4
+
+from astra_trainer.generation import Generation
+
+
+class EngineDied(RuntimeError):
+    """The rollout engine is gone, or gives what no engine may give: no rollout of this run can go on."""
+
+
+class Server(Protocol):
+    """What is needed of `verl.workers.rollout.llm_server.LLMServerClient`."""
+
+    async def generate(self, request_id: str, *, prompt_ids: list[int], sampling_params: dict[str, Any]) -> Any: ...
+
+
+@dataclass
+class Timeline:
+    """One rollout's time, in seconds since the epoch: while not generating, it waits for its tools."""
+
+    began: float = field(default_factory=time.time)
+    ended: float = 0.0
+    generating: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def generating_seconds(self) -> float:
+        return sum(end - start for start, end in self.generating)
+
+    @property
+    def tool_seconds(self) -> float:
+        return max(0.0, self.ended - self.began - self.generating_seconds)
+
+
+class ServerGenerator:
+    """Generates one rollout's turns. Its turns go to the same server, whose prefix cache then holds the turns before.
+
+    `room` is the most tokens that a server holds of one sequence. `versions` are the least and the greatest version of
+    the weights that were used, where the server knows them. Raises EngineDied.
+    """
+
+    def __init__(self, server: Server, stop_ids: frozenset[int], room: int) -> None:
+        self._server = server
+        self._stop_ids = stop_ids
+        self._room = room
+        self._rollout = uuid4().hex
+        self.timeline = Timeline()
+        self.versions: tuple[int, int] | None = None
+
+    async def generate(self, context: Sequence[int], *, max_tokens: int, temperature: float, seed: int) -> Generation:
+        began = time.time()
+        if len(context) >= self._room:
+            return Generation([], [], False)
+        asked = {
+            "temperature": temperature,
+            "top_p": 1.0,
+            "top_k": -1,
+            "max_tokens": max_tokens,
+            "seed": seed % 2**63,
+            "stop_token_ids": sorted(self._stop_ids),
+            "logprobs": True,
+        }
+        try:
+            output = await self._server.generate(self._rollout, prompt_ids=list(context), sampling_params=asked)
+        except Exception as error:  # whatever a remote engine raises, none of it is the rollout's doing
+            raise EngineDied(f"{type(error).__name__}: {_first_line(error)}") from error
+        self.timeline.generating.append((began, time.time()))
+        tokens = [int(token) for token in output.token_ids]
+        if not tokens or output.log_probs is None or len(output.log_probs) != len(tokens):
+            raise EngineDied(f"the engine gave {len(tokens)} tokens, {output.stop_reason or 'without a reason'}")
+        self._note_versions(output.extra_fields)
+        return Generation(tokens, [float(value) for value in output.log_probs], tokens[-1] in self._stop_ids)
+
+    def _note_versions(self, extra: dict[str, Any]) -> None:
+        least, greatest = extra.get("min_global_steps"), extra.get("max_global_steps")
+        if least is None or greatest is None:
+            return
+        before = self.versions or (least, greatest)
+        self.versions = (min(before[0], least), max(before[1], greatest))
+
+
+def waiting_seconds(timelines: Sequence[Timeline]) -> float:
+    """Seconds in which rollouts were under way and every one of them waited for its tools: what tools cost a step.
+
+    Tool latency that is hidden behind the generation of other rollouts costs nothing.
+    """
+    changes: list[tuple[float, int, int]] = []  # when, change of rollouts, change of those that generate
+    for line in timelines:
+        changes += [(line.began, 1, 0), (line.ended, -1, 0)]
+        for start, end in line.generating:
+            changes += [(start, 0, 1), (end, 0, -1)]
+    changes.sort()
+    waited, under_way, generating, before = 0.0, 0, 0, 0.0
+    for when, rollouts, generations in changes:
+        if under_way > 0 and generating == 0:
+            waited += when - before
+        under_way, generating, before = under_way + rollouts, generating + generations, when
+    return waited
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "no message")

@@ -1,0 +1,247 @@
+"""Adaptive batch filling in verl: which groups a step trains on, which are replaced, which wait for the next step.
+
+verl's own filter never gives up on a pool without a spread of rewards, and drops what it has too much of. Here a step
+asks for at most `maxRounds` batches of groups, and a surplus stays in the queue for the next step, which takes the
+oldest first. A group of which one rollout was failed by the infrastructure is replaced whole, and not counted.
+
+Runs in the process of verl's trainer. What a step rolled out, and how it was filled, is left in the job's spool.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import transfer_queue
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
+
+from astra_api.files import replace
+from astra_api.records import Trajectory
+from astra_trainer.batch_filling import has_spread
+from astra_trainer.engines.verl.agent_loop import TIMELINE, TRAJECTORY
+from astra_trainer.engines.verl.generation import Timeline, waiting_seconds
+from astra_trainer.engines.verl.job import FAILURES, floor
+from astra_trainer.engines.verl.watchdog import Watchdog
+from astra_trainer.groups import Group
+
+TRAIN = "train"  # verl's name of the partition that is trained on
+POLL_SECONDS = 0.2
+
+
+class RolloutsFailed(RuntimeError):
+    """The infrastructure fails rollouts for good; the message says how."""
+
+
+@dataclass
+class Filling:
+    """How a step's batch came about."""
+
+    wanted: int
+    offered: int = 0  # groups rolled out in this step
+    discarded: int = 0  # of those, without a spread of rewards
+    failed: int = 0  # groups that the infrastructure failed; not offered
+    taken: int = 0  # groups trained on
+    stale: int = 0  # of those, carried over from earlier steps
+    surplus: int = 0  # left for the next step
+    rollout_seconds: float = 0.0
+    waiting_seconds: float = 0.0  # all rollouts waited for their tools
+
+
+@dataclass
+class _Offers:
+    """What came of the groups of one partition so far."""
+
+    groups: dict[str, Group] = field(default_factory=dict)
+    timelines: list[Timeline] = field(default_factory=list)
+    of_step: list[str] = field(default_factory=list)
+
+
+class GroupSampler(ReplayBuffer):  # type: ignore[misc]
+    """The sampler of synchronous training: rollouts end before the update begins."""
+
+    def __init__(self, **settings: Any) -> None:
+        here = floor()
+        rl = here.rl
+        self._spool = here.spool
+        self._min_std = rl.batch_filling.min_std
+        self._wanted = rl.batch_size // rl.group_size
+        self._most = self._wanted * rl.batch_filling.max_rounds
+        self._offers = _Offers()
+        self._filling = Filling(self._wanted)
+        super().__init__(
+            **{**settings, "poll_interval": POLL_SECONDS},
+            filter_groups_metric="reward",
+            train_batch_size=self._wanted,
+            gen_batch_size=1,
+            sync_refill_failed_groups=True,
+        )
+        self._watchdog = Watchdog(self._spool)
+        self._watchdog.start()
+
+    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
+        """The groups of a step, and figures that verl logs. Raises RolloutsFailed."""
+        began = time.monotonic()
+        while True:
+            self._sync_metadata_from_transfer_queue()
+            self._evict(global_steps, partition_id)
+            ready = self._ready(partition_id)
+            under_way = len(self.pending_keys[partition_id]) + len(self.running_keys[partition_id])
+            replacements = self._replacements(batch_size - len(ready), under_way)
+            if replacements:
+                self.refill_fn(replacements)
+                continue
+            if under_way == 0:
+                break
+            self._watchdog.heartbeat(step=global_steps, ready=len(ready), under_way=under_way)
+            time.sleep(self.poll_interval)
+        batch = self._take(ready, global_steps, partition_id, batch_size)
+        self._filling.rollout_seconds = time.monotonic() - began
+        return batch, self._report(global_steps)
+
+    def _evict(self, global_steps: int, partition_id: str) -> None:
+        """Takes failed groups and those without a spread of rewards out of the queue."""
+        reasons = self._terminal_eviction_reasons(global_steps, partition_id)
+        self._evict_terminal_groups(global_steps, partition_id, reasons)
+
+    def _terminal_eviction_reasons(
+        self, global_steps: int, partition_id: str
+    ) -> tuple[set[str], set[str], set[str], Counter[float]]:
+        failed = set(self.failure_keys[partition_id])
+        self._count_failed(len(failed))
+        useless, rewards = self._dapo_filtered_keys(partition_id)
+        return set(), useless, failed, rewards
+
+    def _dapo_filtered_keys(self, partition_id: str) -> tuple[set[str], Counter[float]]:
+        """Groups without a spread of rewards, while others may still be asked for in their place."""
+        self._read(partition_id)
+        finished = self.finished_keys[partition_id]
+        useless = {uid for uid in finished if not has_spread(self._offers.groups[uid], self._min_std)}
+        if self._filling.offered >= self._most:
+            return set(), Counter()  # they stay: a step without any other trains on one of them, to no effect
+        return useless, Counter(self._offers.groups[uid].rewards[0] for uid in useless)
+
+    def _read(self, partition_id: str) -> None:
+        """Takes note of groups that have finished."""
+        new = self.finished_keys[partition_id] - self._offers.groups.keys()
+        if not new:
+            return
+        keys = [key for key in self.partitions[partition_id] if key.split("_")[0] in new]
+        fields = transfer_queue.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=["extra_fields"])
+        found: dict[str, list[Trajectory]] = {uid: [] for uid in new}
+        for key, extra in zip(keys, fields["extra_fields"], strict=True):
+            values: Mapping[str, Any] = getattr(extra, "data", extra)
+            found[key.split("_")[0]].append(Trajectory.model_validate_json(values[TRAJECTORY]))
+            self._offers.timelines.append(_timeline(values[TIMELINE]))
+        for uid, trajectories in found.items():
+            group = Group(trajectories=tuple(sorted(trajectories, key=lambda trajectory: trajectory.index)))
+            self._offers.groups[uid] = group
+            self._offers.of_step.append(uid)
+            self._filling.offered += 1
+            self._filling.discarded += not has_spread(group, self._min_std)
+
+    def _count_failed(self, failed: int) -> None:
+        if not failed:
+            return
+        self._filling.failed += failed
+        failures = _failures(self._spool)
+        if fatal := [failure for failure in failures if failure["fatal"]]:
+            raise RolloutsFailed(f"the rollout engine died: {fatal[-1]['message']}")
+        if self._filling.failed > 2 * self._wanted and not self._filling.offered:
+            said = {f"{failure['reason']}: {failure['message']}" for failure in failures[-32:]}
+            raise RolloutsFailed(
+                f"{self._filling.failed} groups failed and none came through: "
+                + ("; ".join(sorted(said)[:3]) or "see the log of the agent loop workers")
+            )
+
+    def _ready(self, partition_id: str) -> list[str]:
+        """Groups that can be trained on, those with a spread of rewards first, then the oldest, then by draw."""
+
+        def place(uid: str) -> tuple[bool, int, int]:
+            group = self._offers.groups[uid]
+            trajectory = group.trajectories[0]
+            return not has_spread(group, self._min_std), trajectory.step, trajectory.group
+
+        return sorted(self.finished_keys[partition_id], key=place)
+
+    def _replacements(self, missing: int, under_way: int) -> int:
+        """How many groups to ask for now: twice what is missing, as some will be useless; never beyond the limits."""
+        if missing <= 0:
+            return 0
+        asked = self._filling.offered + under_way
+        free = self._wanted - under_way
+        return max(0, min(2 * missing - under_way, free, self._most - asked))
+
+    def _take(self, ready: Sequence[str], global_steps: int, partition_id: str, batch_size: int) -> Any:
+        useful = [uid for uid in ready if has_spread(self._offers.groups[uid], self._min_std)]
+        chosen = useful[:batch_size] or list(ready[:1])
+        if not chosen:
+            raise RolloutsFailed(f"step {global_steps}: no group came through; see the log of the agent loop workers")
+        self._filling.taken = len(useful[:batch_size])
+        self._filling.stale = sum(self._offers.groups[uid].trajectories[0].step < global_steps for uid in chosen)
+        surplus = set(useful[batch_size:])
+        self._filling.surplus = len(surplus)
+        snapshot = dict(self.partitions[partition_id])
+        batch = self._materialize_batch(partition_id, chosen, snapshot)
+        self._clear_groups(partition_id, set(ready) - set(chosen) - surplus)
+        return batch
+
+    def _report(self, step: int) -> dict[str, Any]:
+        """Leaves the step's rollouts and figures in the spool, and begins the next step's."""
+        offers, filling = self._offers, self._filling
+        filling.waiting_seconds = waiting_seconds(offers.timelines)
+        rolled = [trajectory for uid in offers.of_step for trajectory in offers.groups[uid].trajectories]
+        rolled.sort(key=lambda trajectory: (trajectory.group, trajectory.index))
+        lines = "".join(trajectory.model_dump_json() + "\n" for trajectory in rolled)
+        (self._spool / "steps").mkdir(exist_ok=True)
+        replace(self._spool / "steps" / f"{step}.jsonl", lines.encode())
+        replace(self._spool / "steps" / f"{step}.json", json.dumps(asdict(filling)).encode())
+        left = self.finished_keys[TRAIN]
+        self._offers = _Offers(groups={uid: group for uid, group in offers.groups.items() if uid in left})
+        self._filling = Filling(self._wanted)
+        return {f"astra/{name}": float(value) for name, value in asdict(filling).items()}
+
+
+class AsyncGroupSampler(GroupSampler, ReplayBufferAsync):  # type: ignore[misc]
+    """The sampler of asynchronous training: rollouts go on during the update, and those too stale are replaced.
+
+    verl keeps the number of groups under way; each that is evicted is replaced by one.
+    """
+
+    def _terminal_eviction_reasons(
+        self, global_steps: int, partition_id: str
+    ) -> tuple[set[str], set[str], set[str], Counter[float]]:
+        stale = self._stale_terminal_keys(global_steps, partition_id)
+        _, useless, failed, rewards = super()._terminal_eviction_reasons(global_steps, partition_id)
+        return stale, useless, failed, rewards
+
+    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
+        began = time.monotonic()
+        found, metrics = ReplayBufferAsync.wait_for_sampleable(self, global_steps, partition_id, batch_size)
+        ready = [uid for uid in self._ready(partition_id) if uid in found]
+        batch = self._materialize_batch(partition_id, ready[:batch_size], dict(self.partitions[partition_id]))
+        self._filling.taken = len(ready[:batch_size])
+        self._filling.stale = sum(
+            self._offers.groups[uid].trajectories[0].step < global_steps for uid in ready[:batch_size]
+        )
+        self._filling.surplus = len(ready[batch_size:])
+        self._filling.rollout_seconds = time.monotonic() - began
+        return batch, {**metrics, **self._report(global_steps)}
+
+    def _wait_for_next_poll(self, partition_id: str, last_debug_time: float) -> float:
+        under_way = len(self.pending_keys[partition_id]) + len(self.running_keys[partition_id])
+        self._watchdog.heartbeat(step=-1, ready=len(self.finished_keys[partition_id]), under_way=under_way)
+        time.sleep(self.poll_interval)
+        return last_debug_time
+
+
+def _timeline(text: str) -> Timeline:
+    values = json.loads(text)
+    return Timeline(values["began"], values["ended"], [(start, end) for start, end in values["generating"]])
+
+
+def _failures(spool: Path) -> list[dict[str, Any]]:
+    file = spool / FAILURES
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
