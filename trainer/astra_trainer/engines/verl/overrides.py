@@ -264,11 +264,12 @@ def _fsdp(verl: Verl, site: Site) -> dict[str, Any]:
 
 
 def _model(verl: Verl, site: Site, places: Places) -> dict[str, Any]:
+    packing = verl.packing and site.device == "cuda"
     return {
         "path": str(places.model),
-        "use_remove_padding": verl.packing and site.device == "cuda",
+        "use_remove_padding": packing,
         "enable_gradient_checkpointing": site.device == "cuda",
-        "+override_config": {"attn_implementation": "sdpa" if site.device == "cpu" else "flash_attention_2"},
+        "+override_config": {"attn_implementation": "flash_attention_2" if packing else "sdpa"},
     }
 
 

@@ -1,0 +1,168 @@
+"""A run of engine verl that takes seconds where nothing has to start: two toolsets of one tool, a tiny model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from astra_api.environment import Environment
+
+ANSWERS = {"ping": 7, "pong": 8}
+SFT_STEPS, RL_STEPS = 24, 6
+
+
+def environments() -> list[Environment]:
+    """Four questions to each of two toolsets, of one domain each."""
+    return [_environment(tool, number) for tool in ANSWERS for number in range(4)]
+
+
+def _environment(tool: str, number: int) -> Environment:
+    step = {"id": "s1", "question": "?", "answer": ANSWERS[tool], "call": {"tool": tool, "arguments": {}}}
+    parameters = {"type": "object", "properties": {}, "additionalProperties": False}
+    spec = {
+        "question": f"Number {number}?",
+        "answer": ANSWERS[tool],
+        "domain": tool,
+        "scenario": "single-hop",
+        "steps": [step],
+        "tools": [{"name": tool, "description": "", "parameters": parameters}],
+        "source": f"def {tool}() -> int:\n    return {ANSWERS[tool]}\n",
+    }
+    return Environment.model_validate({"metadata": {"name": f"{tool}-{number}"}, "spec": spec})
+
+
+def manifest(model: Path) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "model": {"path": str(model)},
+        "engine": "verl",
+        "environments": {"holdout": {"fraction": 0.5}},
+        "sft": {
+            "dataset": {"type": "gold", "recoveries": 0.0},
+            "epochs": SFT_STEPS,
+            "batchSize": 4,
+            "learningRate": 3e-3,
+            "maxLength": 512,
+        },
+        "rl": {
+            "steps": RL_STEPS,
+            "groupSize": 4,
+            "batchSize": 8,
+            "learningRate": 3e-4,
+            "maxTurns": 2,
+            "maxPromptTokens": 256,
+            "maxResponseTokens": 64,
+            "irrelevantTools": {"perBand": 1},
+            "batchFilling": {"maxRounds": 2},
+        },
+        "verl": {"tokensPerGpu": 4096, "agentWorkers": 1},
+        "checkpoint": {"snapshotEvery": 2, "keepStates": 2},
+    }
+    return {"apiVersion": "astra.farm/v1alpha1", "kind": "TrainingRun", "metadata": {"name": "short"}, "spec": spec}
+
+
+@dataclass
+class Farm:
+    """A run directory, and the command that runs or resumes it."""
+
+    folder: Path
+    model: Path
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        dumped = [e.model_dump(mode="json", by_alias=True, exclude_none=True) for e in environments()]
+        (self.folder / "environments.yaml").write_text(yaml.safe_dump_all(dumped), encoding="utf-8")
+        (self.folder / "run.yaml").write_text(yaml.safe_dump(manifest(self.model)), encoding="utf-8")
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "out"
+
+    def start(self) -> subprocess.Popen[bytes]:
+        astra = Path(sys.executable).with_name("astra")
+        command = [astra, "train", "-f", "run.yaml", "-f", "environments.yaml", "--out", self.out]
+        with (self.folder / "said.txt").open("wb") as said:
+            process = subprocess.Popen(command, cwd=self.folder, stdout=said, stderr=said, stdin=subprocess.DEVNULL)
+        self.processes.append(process)
+        return process
+
+    def said(self) -> str:
+        return (self.folder / "said.txt").read_text(errors="replace")
+
+    def lines(self, kind: str = "train") -> list[dict[str, Any]]:
+        file = self.out / "metrics.jsonl"
+        if not file.exists():
+            return []
+        found = [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
+        return [line for line in found if line["kind"] == kind]
+
+    def rl_steps(self) -> int:
+        return max((line["step"] for line in self.lines() if line["stage"] == "rl"), default=0)
+
+    def wait(self, process: subprocess.Popen[bytes], until: Callable[[], bool], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not until():
+            assert process.poll() is None, f"ended with {process.returncode}:\n{self.said()}"
+            assert time.monotonic() < deadline, f"not within {seconds} s:\n{self.said()}\n{self.log()}"
+            time.sleep(0.2)
+
+    def log(self) -> str:
+        logs = sorted((self.out / "logs").glob("*.log"), key=lambda file: file.stat().st_mtime)
+        return logs[-1].read_text(errors="replace")[-3000:] if logs else ""
+
+    def workers(self) -> Iterator[tuple[int, str]]:
+        """(pid, name) of each living process of the run's stages."""
+        marker = f"ASTRA_VERL_JOB={self.out}/".encode()
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if marker in (entry / "environ").read_bytes():
+                    name = (entry / "comm").read_text().strip()
+                    if (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                        yield int(entry.name), name
+            except OSError:
+                continue
+
+    def kill(self, name: str) -> None:
+        """SIGKILL to each worker whose name holds `name`; at least one must be there."""
+        found = [pid for pid, comm in self.workers() if name in comm]
+        assert found, f"no worker {name} among {sorted({comm for _, comm in self.workers()})}"
+        for pid in found:
+            os.kill(pid, signal.SIGKILL)
+
+    def kill_sandboxes(self) -> None:
+        """SIGKILL to the sandbox servers of this run, with all that they started."""
+        found = [pid for pid in _descendants(self.processes[-1].pid) if b"astra_sandbox" in _command(pid)]
+        assert found, "no sandbox server"
+        for pid in found:
+            os.kill(pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        if parent == pid:
+            yield int(entry.name)
+            yield from _descendants(int(entry.name))
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""

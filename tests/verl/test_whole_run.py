@@ -1,0 +1,96 @@
+"""A run on real verl, Ray, vLLM and sandboxes, with everything killed once on its way to the end."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("vllm", reason="needs vLLM: run `make test-verl`")
+pytest.importorskip("ray", reason="needs Ray: run `make test-verl`")
+
+from farm import RL_STEPS, SFT_STEPS, Farm, environments  # after the packages without which it is of no use
+
+pytestmark = [pytest.mark.timeout(1200)]
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
+    from astra_trainer.copying import CopyingPractice
+    from astra_trainer.tiny import TinyModel
+
+    folder = tmp_path_factory.mktemp("verl")
+    TinyModel(practice=CopyingPractice(steps=0)).build(environments(), 0, folder / "model")
+    farm = Farm(folder, folder / "model")
+    yield farm
+    farm.end()
+
+
+def test_killed_sandboxes_cost_nothing_and_a_killed_run_leaves_nothing_running(farm: Farm) -> None:
+    process = farm.start()
+    farm.wait(process, lambda: farm.rl_steps() >= 1, 900)
+    farm.kill_sandboxes()
+    farm.wait(process, lambda: farm.rl_steps() >= 3, 300)
+    assert all(line["excluded"] == 0 for line in farm.lines() if line["stage"] == "rl")
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while left := list(farm.workers()):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+
+
+def test_a_killed_rollout_engine_ends_the_run_with_a_clear_error(farm: Farm) -> None:
+    before = farm.rl_steps()
+    process = farm.start()
+    farm.wait(process, lambda: farm.rl_steps() > before, 600)
+    farm.kill("VLLM::EngineCor")
+    began = time.monotonic()
+    assert process.wait(timeout=60) == 1
+    assert time.monotonic() - began < 60
+    assert "rollout engine" in farm.said()
+    assert "Traceback" not in farm.said()
+    assert not list(farm.workers())
+
+
+def test_the_run_goes_on_to_its_end(farm: Farm) -> None:
+    process = farm.start()
+    assert process.wait(timeout=900) == 0, farm.said()
+    counts = Counter((line["stage"], line["step"]) for line in farm.lines())
+    expected = [("sft", step) for step in range(1, SFT_STEPS + 1)] + [("rl", step) for step in range(1, RL_STEPS + 1)]
+    assert counts == Counter(expected), "one line a step, in spite of it all"
+    assert [line["stage"] for line in farm.lines("evaluation")] == ["base", "sft", "rl"]
+    for line in farm.lines():
+        if line["stage"] == "rl":
+            assert line["logprob_mismatch_mean"] < 1e-3
+            assert 0.0 <= line["tool_wait_share"] < 1.0
+            assert line["offered"] >= line["groups"]
+    names = {folder.name for folder in (farm.out / "checkpoints").iterdir()}
+    assert {"sft-24", "rl-2", "rl-4", "rl-6"} <= names
+    states = sorted(folder.name for folder in (farm.out / "state" / "verl-rl").glob("global_step_*"))
+    assert states == ["global_step_5", "global_step_6"]
+    assert (farm.out / "report.html").exists()
+
+
+def test_its_checkpoint_is_a_model_for_anyone(farm: Farm) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from astra_trainer.engines.embedded.engine import EmbeddedEngine, Schedule
+
+    folder = farm.out / "checkpoints" / f"rl-{RL_STEPS}"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert AutoTokenizer.from_pretrained(folder).chat_template
+    weights = dict(EmbeddedEngine(folder, Schedule(1e-4, 1)).policy().named_parameters())
+    before = dict(AutoModelForCausalLM.from_pretrained(farm.out / "checkpoints" / "sft-24").named_parameters())
+    assert all(torch.equal(value, weights[name]) for name, value in model.named_parameters())
+    assert any(not torch.equal(value, before[name]) for name, value in model.named_parameters())
+
+
+def test_a_finished_run_does_nothing_twice(farm: Farm) -> None:
+    before = Path(farm.out / "metrics.jsonl").read_bytes()
+    began = time.monotonic()
+    assert farm.start().wait(timeout=120) == 0
+    assert time.monotonic() - began < 60
+    assert Path(farm.out / "metrics.jsonl").read_bytes() == before
