@@ -101,11 +101,15 @@ def fixed(message: str) -> dict[str, Any]:
     ),
     response=st.integers(1024, 60_000),
     device=st.sampled_from(["h100-80gb", "h200", "l40s", "a100-40gb"]),
+    apart=st.sampled_from([0, 0, 2, 4]),
 )
 @settings(max_examples=150, deadline=None)
 def test_each_fix_works(
-    make_run: MakeRun, plan_of: MakePlan, model: str, verl: dict[str, Any], response: int, device: str
+    make_run: MakeRun, plan_of: MakePlan, model: str, verl: dict[str, Any], response: int, device: str, apart: int
 ) -> None:
+    if apart:
+        verl = verl | {"rollout": "separate", "rolloutGpus": apart, "maxStaleness": 1}
+        verl |= {"sequenceParallel": 1, "tensorParallel": min(apart, verl["tensorParallel"])}
     base: dict[str, Any] = {"model": {"name": model}, "rl": {"maxPromptTokens": 4096, "maxResponseTokens": response}}
     before = plan_of(make_run(verl=verl, **base), device)
     for problem in before.problems:
@@ -184,4 +188,6 @@ def test_verl_on_cpus_is_planned_with_a_warning(make_run: MakeRun, plan_of: Make
     plan = plan_of(run, cpu(2, None))
     assert plan.fits
     assert "for tests" in warned(plan)["spec.trainer.gpusPerNode"]
+    shared = make_run(model={"preset": "tiny"}, trainer={"gpusPerNode": 0}, verl={"tensorParallel": 2})
+    assert "the trainer has none; set it to 1" in problems(plan_of(shared, cpu(2, None)))["spec.verl.tensorParallel"]
     assert plan.totals.gpu_hours == 0

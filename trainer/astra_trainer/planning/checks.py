@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from pydantic import ValidationError
+
 from astra_api.records import Record
 from astra_api.resource import quantity
 from astra_api.training_run import TrainingRunSpec, Verl
@@ -56,16 +58,25 @@ class Setting(Record):
         update = {"verl": self.verl.model_copy(update=verl), "trainer": trainer}
         return self.model_copy(update={"spec": self.spec.model_copy(update=update)})
 
+    @property
+    def is_possible(self) -> bool:
+        """Whether a manifest may ask for it."""
+        try:
+            TrainingRunSpec.model_validate(self.spec.model_dump(by_alias=True))
+        except ValidationError:
+            return False
+        return True
+
     def fits(self, *names: str) -> bool:
-        """Whether the phases of these names (all, unless given) fit into the device."""
+        """Whether a manifest may ask for it, and the phases of these names (all, unless given) fit into the device."""
         memory = self.device.memory
-        return memory is None or all(phase.bytes <= memory for phase in self.phases if not names or phase.name in names)
+        asked = [phase.bytes for phase in self.phases if not names or phase.name in names]
+        return self.is_possible and (memory is None or max(asked, default=0) <= memory)
 
     @property
-    def takes_the_longest(self) -> bool:
-        """Whether sequences of the greatest length can be trained on and generated."""
-        layout = self.layout
-        return layout.sequence <= layout.micro_batch * layout.sequence_parallel and context(self.spec) <= self.kv_tokens
+    def holds_a_rollout(self) -> bool:
+        """Whether vLLM's share fits, and leaves room for a rollout of the greatest length."""
+        return self.fits("rollouts") and self.kv_tokens >= context(self.spec)
 
 
 def problems(setting: Setting) -> Iterator[Finding]:
@@ -90,6 +101,9 @@ def _divisions(setting: Setting) -> Iterator[Finding]:
     """Heads are what both parallelisms divide."""
     verl, shape = setting.verl, setting.shape
     for field, ranks in (("tensorParallel", verl.tensor_parallel), ("sequenceParallel", verl.sequence_parallel)):
+        if not setting.device.is_gpu and ranks > 1:
+            yield Finding(field=f"spec.verl.{field}", message=f"{ranks} GPUs, and the trainer has none; set it to 1")
+            continue
         uneven = shape.kv_heads % ranks and ranks % shape.kv_heads
         if shape.heads % ranks or uneven:
             fit = [
@@ -179,11 +193,11 @@ def _smaller_rollouts(setting: Setting) -> str:
     """A way to roll out in less memory: training's state offloaded, else a smaller share, else more nodes."""
     if setting.layout.colocated and not setting.verl.offload:
         tried = setting.changed(offload=True)
-        if tried.fits("rollouts") and tried.kv_tokens >= context(setting.spec):
+        if tried.holds_a_rollout:
             return "set offload: true"
     for hundredths in range(95, 5, -5):
         tried = setting.changed(gpu_memory=hundredths / 100)
-        if tried.fits("rollouts") and tried.kv_tokens >= context(setting.spec):
+        if tried.holds_a_rollout:
             return f"lower gpuMemory to {hundredths / 100:g}"
     return _more_nodes(setting, "rollouts")
 
@@ -200,13 +214,13 @@ def _smaller_sync(setting: Setting) -> str:
 def _larger_cache(setting: Setting) -> str:
     for ranks in _shares(setting, setting.layout.rollout):
         tried = setting.changed(tensor_parallel=ranks)
-        if tried.fits("rollouts") and tried.kv_tokens >= context(setting.spec):
+        if tried.holds_a_rollout:
             return f"raise it to {ranks}"
     for offload in (setting.verl.offload, True):
         for ranks in _shares(setting, setting.layout.rollout):
             for hundredths in range(30, 95, 5):
                 tried = setting.changed(offload=offload, tensor_parallel=ranks, gpu_memory=hundredths / 100)
-                if tried.fits("rollouts") and tried.kv_tokens >= context(setting.spec):
+                if tried.holds_a_rollout:
                     aside = " with offload: true" if offload and not setting.verl.offload else ""
                     return f"set tensorParallel: {ranks} and gpuMemory: {hundredths / 100:g}{aside}"
     return "lower spec.rl.maxResponseTokens, or take GPUs with more memory"

@@ -38,7 +38,7 @@ class Layout(Record):
     @property
     def replicas(self) -> int:
         """Copies of the model that generate."""
-        return self.rollout // self.tensor_parallel
+        return max(1, self.rollout // self.tensor_parallel)
 
 
 def longest_sequence(spec: TrainingRunSpec) -> int:
@@ -64,10 +64,11 @@ def layout_of(spec: TrainingRunSpec, shape: ModelShape, device: Device) -> Layou
             micro_batch=max(longest, budget), sequence=longest,
         )  # fmt: skip
     verl = spec.verl or Verl()
-    ranks = spec.trainer.nodes * max(spec.trainer.gpus_per_node, 1)
-    apart = verl.rollout_gpus if verl.rollout == "separate" and verl.rollout_gpus else 0
+    trainer = spec.trainer
     return Layout(
-        engine="verl", nodes=spec.trainer.nodes, ranks=ranks, training=ranks - apart, rollout=apart or ranks,
-        colocated=not apart, tensor_parallel=verl.tensor_parallel, sequence_parallel=verl.sequence_parallel,
+        engine="verl", nodes=trainer.nodes, ranks=trainer.nodes * max(trainer.gpus_per_node, 1),
+        training=verl.training_gpus(trainer) or trainer.nodes, rollout=verl.generating_gpus(trainer) or trainer.nodes,
+        colocated=verl.rollout == "colocated", tensor_parallel=verl.tensor_parallel,
+        sequence_parallel=verl.sequence_parallel,
         micro_batch=verl.tokens_per_gpu, sequence=longest,
     )  # fmt: skip

@@ -60,7 +60,7 @@ def _embedded(spec: TrainingRunSpec, shape: ModelShape, layout: Layout, device: 
         "weights to sample from": 2 * shape.parameters if device.is_gpu else 0,
     }
     size, tokens = device.value_bytes, layout.micro_batch
-    row = context(spec) * shape.kv_bytes(size)
+    row = min(context(spec), shape.positions) * shape.kv_bytes(size)
     return {
         "training": state
         | {"activations": size * tokens * shape.layers * layer_values(shape)}
