@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 MANIFESTS = sorted(file for file in EXAMPLES.rglob("*.yaml") if file.name != "pack.yaml")
 TRAINING = ("train-smollm2.yaml", "train-tiny.yaml")
+VERL = "verl-cpu.yaml"  # its environments stand in it; tests/verl runs it
 PLANNED = ("train-qwen3-14b.yaml", "train-qwen3-32b.yaml")  # they need GPUs
 
 
@@ -31,7 +32,7 @@ def local_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("file", MANIFESTS, ids=lambda file: str(file.relative_to(EXAMPLES)))
 def test_an_example_loads_and_says_how_it_is_run(file: Path) -> None:
-    assert len(load_manifests([file])) == 1
+    assert len(load_manifests([file])) == (9 if file.name == VERL else 1)
     header = [line for line in file.read_text().splitlines() if line.startswith("#")]
     assert any("astra " in line and f"examples/{file.relative_to(EXAMPLES)}" in line for line in header)
 
@@ -40,17 +41,17 @@ def test_each_example_is_run_by_a_test() -> None:
     kinds: dict[type, set[str]] = {Environment: set(), SynthesisRun: set(), TrainingRun: set()}
     for manifest in load_manifests(MANIFESTS):
         kinds[type(manifest.resource)].add(str(manifest.file.relative_to(EXAMPLES)))
-    assert all(name.startswith("environments/") for name in kinds[Environment])  # verified below, as a folder
+    assert all(name.startswith("environments/") or name == VERL for name in kinds[Environment])  # verified below
     assert all(
         name.startswith(("synthesis/", "teacher/")) or name == "library/run.yaml" for name in kinds[SynthesisRun]
     )
-    assert kinds[TrainingRun] == {*TRAINING, *PLANNED}
+    assert kinds[TrainingRun] == {*TRAINING, *PLANNED, VERL}
 
 
 def test_the_environments_are_verified(capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(["env", "verify", "--json", str(EXAMPLES / "environments")]) == 0
+    assert run(["env", "verify", "--json", str(EXAMPLES / "environments"), str(EXAMPLES / VERL)]) == 0
     verdicts = json.loads(capfd.readouterr().out)
-    assert len(verdicts) == len(list((EXAMPLES / "environments").glob("*.yaml")))
+    assert len(verdicts) == len(list((EXAMPLES / "environments").glob("*.yaml"))) + 8
     for verdict in verdicts:
         assert set(verdict["checks"].values()) == {"passed"}
 

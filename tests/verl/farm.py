@@ -1,5 +1,6 @@
-"""A run of engine verl that takes seconds where nothing has to start: two toolsets of one tool, a tiny model."""
+"""`astra train` of the example for engine verl, and what befalls it."""
 
+import contextlib
 import json
 import os
 import signal
@@ -11,61 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from astra_api.environment import Environment
-
-ANSWERS = {"ping": 7, "pong": 8}
-SFT_STEPS, RL_STEPS = 24, 6
-
-
-def environments() -> list[Environment]:
-    """Four questions to each of two toolsets, of one domain each."""
-    return [_environment(tool, number) for tool in ANSWERS for number in range(4)]
-
-
-def _environment(tool: str, number: int) -> Environment:
-    step = {"id": "s1", "question": "?", "answer": ANSWERS[tool], "call": {"tool": tool, "arguments": {}}}
-    parameters = {"type": "object", "properties": {}, "additionalProperties": False}
-    spec = {
-        "question": f"Number {number}?",
-        "answer": ANSWERS[tool],
-        "domain": tool,
-        "scenario": "single-hop",
-        "steps": [step],
-        "tools": [{"name": tool, "description": "", "parameters": parameters}],
-        "source": f"def {tool}() -> int:\n    return {ANSWERS[tool]}\n",
-    }
-    return Environment.model_validate({"metadata": {"name": f"{tool}-{number}"}, "spec": spec})
-
-
-def manifest(model: Path) -> dict[str, Any]:
-    spec: dict[str, Any] = {
-        "model": {"path": str(model)},
-        "engine": "verl",
-        "environments": {"holdout": {"fraction": 0.5}},
-        "sft": {
-            "dataset": {"type": "gold", "recoveries": 0.0},
-            "epochs": SFT_STEPS,
-            "batchSize": 4,
-            "learningRate": 3e-3,
-            "maxLength": 512,
-        },
-        "rl": {
-            "steps": RL_STEPS,
-            "groupSize": 4,
-            "batchSize": 8,
-            "learningRate": 3e-4,
-            "maxTurns": 2,
-            "maxPromptTokens": 256,
-            "maxResponseTokens": 64,
-            "irrelevantTools": {"perBand": 1},
-            "batchFilling": {"maxRounds": 2},
-        },
-        "verl": {"tokensPerGpu": 4096, "agentWorkers": 1},
-        "checkpoint": {"snapshotEvery": 2, "keepStates": 2},
-    }
-    return {"apiVersion": "astra.farm/v1alpha1", "kind": "TrainingRun", "metadata": {"name": "short"}, "spec": spec}
+EXAMPLE = Path(__file__).parents[2] / "examples" / "verl-cpu.yaml"
+SFT_STEPS, RL_STEPS = 40, 5
 
 
 @dataclass
@@ -73,13 +21,7 @@ class Farm:
     """A run directory, and the command that runs or resumes it."""
 
     folder: Path
-    model: Path
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        dumped = [e.model_dump(mode="json", by_alias=True, exclude_none=True) for e in environments()]
-        (self.folder / "environments.yaml").write_text(yaml.safe_dump_all(dumped), encoding="utf-8")
-        (self.folder / "run.yaml").write_text(yaml.safe_dump(manifest(self.model)), encoding="utf-8")
 
     @property
     def out(self) -> Path:
@@ -87,7 +29,7 @@ class Farm:
 
     def start(self) -> subprocess.Popen[bytes]:
         astra = Path(sys.executable).with_name("astra")
-        command = [astra, "train", "-f", "run.yaml", "-f", "environments.yaml", "--out", self.out]
+        command = [astra, "train", "-f", EXAMPLE, "--out", self.out]
         with (self.folder / "said.txt").open("wb") as said:
             process = subprocess.Popen(command, cwd=self.folder, stdout=said, stderr=said, stdin=subprocess.DEVNULL)
         self.processes.append(process)
@@ -138,10 +80,13 @@ class Farm:
 
     def kill_sandboxes(self) -> None:
         """SIGKILL to the sandbox servers of this run, with all that they started."""
-        found = [pid for pid in _descendants(self.processes[-1].pid) if b"astra_sandbox" in _command(pid)]
+        servers = (b"astra_sandbox", b"runsc")
+        everything = _descendants(self.processes[-1].pid)
+        found = [pid for pid in everything if any(name in _command(pid) for name in servers)]
         assert found, "no sandbox server"
         for pid in found:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it may have ended with the server that started it
+                os.kill(pid, signal.SIGKILL)
 
     def end(self) -> None:
         for process in self.processes:
