@@ -1,0 +1,216 @@
+"""The sampler over a real TransferQueue: what it trains on, replaces, carries over, and when it gives up."""
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+pytest.importorskip("vllm", reason="needs the environment of `make test-verl`")
+
+import ray
+import transfer_queue
+from farm import EXAMPLE
+from hydra import compose, initialize_config_module
+
+from astra_api.manifests import load_manifests
+from astra_api.records import Reward, Trajectory
+from astra_api.training_run import TrainingRun
+from astra_trainer.engines.verl import job
+from astra_trainer.engines.verl.generation import ServerGenerator
+from astra_trainer.kept_environments import kept, write_environments
+
+WANTED, ROUNDS, SIZE = 4, 3, 2
+Kind = str  # useful | useless | failed
+
+
+@pytest.fixture(scope="module", autouse=True)
+def queue() -> Iterator[None]:
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("ppo_trainer", ["transfer_queue.enable=true"])
+    ray.init(num_cpus=16, include_dashboard=False)
+    transfer_queue.init(config.transfer_queue)
+    yield
+    transfer_queue.close()
+    ray.shutdown()
+
+
+@pytest.fixture
+def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    documents = [manifest.resource for manifest in load_manifests([EXAMPLE])]
+    run = next(resource for resource in documents if isinstance(resource, TrainingRun))
+    values = run.model_dump(mode="json", by_alias=True, exclude_none=True)
+    values["spec"]["rl"] |= {"groupSize": SIZE, "batchSize": SIZE * WANTED, "batchFilling": {"maxRounds": ROUNDS}}
+    write_environments(
+        tmp_path / "environments.json",
+        [kept(resource) for resource in documents if not isinstance(resource, TrainingRun)],  # type: ignore[arg-type]
+    )
+    job.Job(
+        run=values,
+        environments=str(tmp_path / "environments.json"),
+        model="/nowhere",
+        sandboxes=("unix:/nowhere",),
+        capacity=8,
+        room=512,
+        spool=str(tmp_path),
+    ).write(tmp_path / "job.json")
+    monkeypatch.setenv(job.JOB, str(tmp_path / "job.json"))
+    job.floor.cache_clear()
+    yield tmp_path
+    job.floor.cache_clear()
+    for partition, entries in (transfer_queue.kv_list() or {}).items():
+        if entries:
+            transfer_queue.kv_clear(keys=list(entries), partition_id=partition)
+
+
+class Rollouts:
+    """Stands where verl's trainer and its agent loops stand: puts groups of given kinds into the queue."""
+
+    def __init__(self, kinds: Callable[[int], Kind]) -> None:
+        self.kinds, self.number, self.step, self.asked = kinds, 0, 1, []  # type: ignore[var-annotated]
+
+    def add(self, count: int) -> None:
+        self.asked.append(count)
+        for _ in range(count):
+            kind = self.kinds(self.number)
+            self._put(kind)
+            self.number += 1
+
+    def _put(self, kind: Kind) -> None:
+        from astra_trainer.engines.verl.agent_loop import output
+
+        uid = str(uuid4())
+        if kind != "failed":
+            for index in range(SIZE):
+                value = 1.0 if kind == "useless" else float(index)
+                generator: Any = ServerGenerator(None, frozenset(), 0)  # type: ignore[arg-type]
+                generator.timeline.ended = time.time()
+                field = output(self._trajectory(index, value), 1, generator).as_dict()
+                field["uid"] = uid
+                data = _tensors(field)
+                tag = {"status": "success", "seq_len": 3, "global_steps": self.step}
+                transfer_queue.kv_batch_put(keys=[f"{uid}_{index}_0"], fields=data, tags=[tag], partition_id="train")
+        status = "failure" if kind == "failed" else "finished"
+        tag = {"is_prompt": True, "status": status, "global_steps": self.step}
+        transfer_queue.kv_batch_put(keys=[uid], tags=[tag], partition_id="train")
+
+    def _trajectory(self, index: int, value: float) -> Trajectory:
+        return Trajectory(
+            environment="e",
+            digest="sha256:0",
+            domain="d",
+            split="train",
+            stage="rl",
+            step=self.step,
+            group=self.number,
+            index=index,
+            messages=(),
+            tools=(),
+            tokens=(1, 2, 3),
+            mask=(0, 1, 1),
+            logprobs=(0.0, -1.0, -1.0),
+            turns=1,
+            calls=(),
+            ended="answered",
+            reward=Reward(value=value, recall=value, precision=value, f1=value, solved=(), needed=1, calls=1),
+        )
+
+
+def _tensors(field: dict[str, Any]) -> Any:
+    from verl.utils.tensordict_utils import list_of_dict_to_tensordict
+
+    return list_of_dict_to_tensordict([field])
+
+
+def sampler(rollouts: Rollouts) -> Any:
+    from astra_trainer.engines.verl.group_sampler import GroupSampler
+
+    return GroupSampler(
+        trainer_mode="sync",
+        trainer_config={},
+        max_off_policy_threshold=1,
+        max_off_policy_strategy="drop",
+        sampler_kwargs={},
+        refill_fn=rollouts.add,
+    )
+
+
+def step(made: Any, rollouts: Rollouts, number: int) -> tuple[set[int], dict[str, Any], list[Trajectory]]:
+    """One step as verl's trainer takes it: the draws trained on, the figures, and what was rolled out."""
+    rollouts.step = number
+    rollouts.add(WANTED)
+    batch, metrics = made.sample(number, "train", WANTED)
+    fields = transfer_queue.kv_batch_get(keys=batch.keys, partition_id="train", select_fields=["extra_fields"])
+    found = [getattr(extra, "data", extra)["astra_trajectory"] for extra in fields["extra_fields"]]
+    draws = {Trajectory.model_validate_json(text).group for text in found}
+    assert len(batch.keys) == SIZE * len(draws), "whole groups"
+    transfer_queue.kv_clear(keys=batch.keys, partition_id="train")  # as verl's trainer does after the update
+    figures = json.loads((job.floor().spool / "steps" / f"{number}.json").read_bytes())
+    assert metrics["astra/offered"] == figures["offered"]
+    lines = (job.floor().spool / "steps" / f"{number}.jsonl").read_text().splitlines()
+    return draws, figures, [Trajectory.model_validate_json(line) for line in lines]
+
+
+def test_useless_and_failed_groups_are_replaced_and_a_surplus_is_trained_on_next(spool: Path) -> None:
+    kinds = ["useless", "useful", "failed", "useful", "useful", "useful", "useful", "useful"]
+    rollouts = Rollouts(lambda number: kinds[number] if number < len(kinds) else "useful")
+    made = sampler(rollouts)
+    draws, figures, rolled = step(made, rollouts, 1)
+    assert draws == {1, 3, 4, 5}
+    assert (figures["discarded"], figures["failed"], figures["taken"], figures["stale"]) == (1, 1, 4, 0)
+    assert figures["offered"] == len({trajectory.group for trajectory in rolled}) == rollouts.number - 1
+    surplus = set(range(6, rollouts.number))
+    assert figures["surplus"] == len(surplus) > 0, "twice what was missing was asked for"
+    draws, figures, rolled = step(made, rollouts, 2)
+    assert surplus <= draws, "the oldest first"
+    assert figures["stale"] == len(surplus)
+    assert {trajectory.step for trajectory in rolled} == {2}, "a rollout is reported in its own step"
+
+
+def test_a_pool_without_a_spread_of_rewards_is_given_up(spool: Path) -> None:
+    rollouts = Rollouts(lambda number: "useless")
+    made = sampler(rollouts)
+    for number in (1, 2):
+        draws, figures, _ = step(made, rollouts, number)
+        assert len(draws) == 1, "something must be there to train on, to no effect"
+        assert figures["taken"] == 0
+        assert figures["offered"] == figures["discarded"] == WANTED * ROUNDS
+        assert figures["surplus"] == 0
+
+
+def test_failures_end_the_run_with_their_reasons(spool: Path) -> None:
+    from astra_trainer.engines.verl.group_sampler import RolloutsFailed
+
+    rollouts = Rollouts(lambda number: "failed")
+    job.floor().note_failure(ConnectionError("sandbox 3 is gone"), fatal=False)
+    with pytest.raises(RolloutsFailed, match="none came through: ConnectionError: sandbox 3 is gone"):
+        step(sampler(rollouts), rollouts, 1)
+    job.floor().note_failure(RuntimeError("EngineCore died"), fatal=True)
+    rollouts = Rollouts(lambda number: "useful" if number else "failed")
+    with pytest.raises(RolloutsFailed, match="the rollout engine died: EngineCore died"):
+        step(sampler(rollouts), rollouts, 2)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_every_step_trains_on_useful_groups_alone_and_asks_within_its_limits(spool: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    share = rng.random()
+    kinds = [rng.choices(("useful", "useless", "failed"), (share, 1 - share, 0.1))[0] for _ in range(500)]
+    rollouts = Rollouts(lambda number: kinds[number])
+    made, trained = sampler(rollouts), set[int]()
+    for number in range(1, 6):
+        draws, figures, _ = step(made, rollouts, number)
+        assert figures["offered"] <= WANTED * ROUNDS
+        assert len(draws) <= WANTED
+        assert not draws & trained, "no group twice"
+        trained |= draws
+        if figures["taken"]:
+            assert {kinds[draw] for draw in draws} == {"useful"}
+            assert figures["taken"] == len(draws)
+        if len(draws) < WANTED:
+            assert figures["offered"] == WANTED * ROUNDS, "it gave up only at the limit"
+        assert figures["surplus"] <= WANTED
