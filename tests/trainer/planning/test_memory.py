@@ -103,7 +103,7 @@ RUNS = st.fixed_dictionaries(
         "tensorParallel": _TP,
         "sequenceParallel": _TP,
         "tokensPerGpu": st.integers(1024, 80_000),
-        "gpuMemory": st.floats(0.2, 0.9),
+        "gpuMemory": st.floats(0.2, 0.9) | st.just(0.9),
         "offload": st.booleans(),
         "prompt": st.integers(256, 32_768),
         "response": st.integers(256, 65_536),

@@ -76,13 +76,14 @@ class Setting(Record):
     @property
     def holds_a_rollout(self) -> bool:
         """Whether vLLM's share fits, and leaves room for a rollout of the greatest length."""
-        return self.fits("rollouts") and self.kv_tokens >= context(self.spec)
+        return self.fits("rollouts") and self.kv_tokens >= context(self.spec, self.shape)
 
 
 def problems(setting: Setting) -> Iterator[Finding]:
     """What does not fit."""
     if setting.spec.engine == "verl":
         yield from _divisions(setting)
+        yield from _batches(setting)
         yield from _lengths(setting)
         yield from _gpu_memory(setting)
     else:
@@ -120,6 +121,28 @@ def _divisions(setting: Setting) -> Iterator[Finding]:
             message=f"sequenceParallel {verl.sequence_parallel} shares packed sequences only; set packing: true, or "
             "sequenceParallel: 1",
         )
+
+
+def _batches(setting: Setting) -> Iterator[Finding]:
+    """What verl wants of a batch, of snapshots, and of more than one node."""
+    spec, layout, each = setting.spec, setting.layout, setting.verl.sequence_parallel
+    wanted = (
+        ("spec.rl.batchSize", spec.rl.batch_size if spec.rl is not None else 0, layout.training // each),
+        ("spec.sft.batchSize", spec.sft.batch_size if spec.sft is not None else 0, layout.ranks // each),
+    )
+    for field, size, groups in wanted:
+        if groups and size % groups:
+            message = f"{size} sequences do not divide over {groups} training groups; give a multiple of {groups}"
+            yield Finding(field=field, message=message)
+    every = spec.checkpoint
+    if every.snapshot_every % every.state_every:
+        yield Finding(
+            field="spec.checkpoint.snapshotEvery",
+            message=f"{every.snapshot_every} is no multiple of stateEvery {every.state_every}, and engine verl makes "
+            f"snapshots of states; give {-(-every.snapshot_every // every.state_every) * every.state_every}",
+        )
+    if spec.trainer.nodes > 1 and not setting.device.is_gpu:
+        yield Finding(field="spec.trainer.nodes", message="more than one node needs GPUs; set nodes: 1, or gpusPerNode")
 
 
 def _lengths(setting: Setting) -> Iterator[Finding]:
@@ -164,11 +187,11 @@ def _gpu_memory(setting: Setting) -> Iterator[Finding]:
             yield Finding(field="spec.verl.gpuMemory", message=f"{said}; {_smaller_rollouts(setting)}")
         else:
             yield Finding(field="spec.verl.tensorParallel", message=f"{said}; {_smaller_sync(setting)}")
-    if setting.fits("rollouts") and setting.kv_tokens < context(setting.spec):
+    if setting.fits("rollouts") and setting.kv_tokens < context(setting.spec, setting.shape):
         yield Finding(
             field="spec.verl.tensorParallel",
             message=f"vLLM's share leaves a KV cache of {setting.kv_tokens:,} tokens, and a rollout may have "
-            f"{context(setting.spec):,}; {_larger_cache(setting)}",
+            f"{context(setting.spec, setting.shape):,}; {_larger_cache(setting)}",
         )
 
 
@@ -283,12 +306,12 @@ def _up(tokens: float) -> int:
 def warnings(setting: Setting) -> Iterator[Finding]:
     """What works, but not as one may think."""
     spec, shape = setting.spec, setting.shape
-    longest = max(longest_sequence(spec), context(spec) if spec.rl is not None else 0)
+    longest = longest_sequence(spec)
     if longest > shape.positions:
         yield Finding(
             field="spec.rl.maxResponseTokens" if spec.rl is not None else "spec.sft.maxLength",
-            message=f"sequences of {longest:,} tokens exceed the {shape.positions:,} positions in the model's "
-            "config.json; they must be stretched there (rope scaling, such as YaRN)",
+            message=f"a rollout ends at the {shape.positions:,} positions of the model's config.json, before "
+            f"{longest:,} tokens; stretch them there (rope scaling, such as YaRN)",
         )
     per_node = max(spec.trainer.gpus_per_node, 1)
     if spec.engine == "embedded":

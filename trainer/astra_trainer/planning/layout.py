@@ -47,10 +47,10 @@ def longest_sequence(spec: TrainingRunSpec) -> int:
     return max(rollout, spec.sft.max_length if spec.sft is not None else 0)
 
 
-def context(spec: TrainingRunSpec) -> int:
-    """Tokens of the longest rollout. Evaluations without `rl` roll out under its defaults."""
+def context(spec: TrainingRunSpec, shape: ModelShape) -> int:
+    """Tokens of the longest rollout: the model's positions end it. Without `rl`, evaluations take its defaults."""
     rl = spec.rl or Rl()
-    return rl.max_prompt_tokens + rl.max_response_tokens
+    return min(rl.max_prompt_tokens + rl.max_response_tokens, shape.positions)
 
 
 def layout_of(spec: TrainingRunSpec, shape: ModelShape, device: Device) -> Layout:

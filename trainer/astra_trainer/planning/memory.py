@@ -37,13 +37,13 @@ def phases(
     spec: TrainingRunSpec, shape: ModelShape, layout: Layout, device: Device, assumptions: Assumptions
 ) -> tuple[Phase, ...]:
     """What a GPU holds in training, in rollouts, and while weights go from one to the other."""
-    reserve = Part(name="reserve", bytes=round(assumptions.reserve * (device.memory or 0)))
+    reserve = Part(name="reserve", bytes=math.floor(assumptions.reserve * (device.memory or 0)))
     process = [Part(name="Python and torch", bytes=_PROCESS)] if not device.is_gpu else []
     rest = [part for part in (reserve, *process) if part.bytes]
     if layout.engine == "embedded":
         found = _embedded(spec, shape, layout, device)
     else:
-        found = _verl(spec.verl or Verl(), shape, layout, device, assumptions, context(spec))
+        found = _verl(spec.verl or Verl(), shape, layout, device, assumptions, context(spec, shape))
     return tuple(Phase(name=name, parts=(*_parts(parts), *rest)) for name, parts in found.items())
 
 
@@ -60,7 +60,7 @@ def _embedded(spec: TrainingRunSpec, shape: ModelShape, layout: Layout, device: 
         "weights to sample from": 2 * shape.parameters if device.is_gpu else 0,
     }
     size, tokens = device.value_bytes, layout.micro_batch
-    row = min(context(spec), shape.positions) * shape.kv_bytes(size)
+    row = context(spec, shape) * shape.kv_bytes(size)
     return {
         "training": state
         | {"activations": size * tokens * shape.layers * layer_values(shape)}
@@ -88,7 +88,7 @@ def _verl(
         "one layer's activations": 1.5 * size * tokens * layer_values(shape),  # with their gradients
         "logits": size * tokens * shape.vocabulary * _LOGITS,
     }
-    share: dict[str, float] = {"vLLM's share (gpuMemory)": verl.gpu_memory * (device.memory or 0)}
+    share: dict[str, float] = {"vLLM's share (gpuMemory)": math.floor(verl.gpu_memory * (device.memory or 0))}
     if not device.is_gpu:
         share = {"vLLM's weights": size * shape.parameters, "KV cache": longest * shape.kv_bytes(size)}
     if not layout.colocated:
@@ -125,9 +125,9 @@ def kv_tokens(
 ) -> int:
     """Tokens whose keys and values one copy of the model can hold while it generates."""
     if layout.engine == "embedded":
-        return max(ROW_MEMORY // shape.kv_bytes(device.value_bytes), context(spec))
+        return max(ROW_MEMORY // shape.kv_bytes(device.value_bytes), context(spec, shape))
     if device.memory is None or not device.is_gpu:
-        return ROWS * context(spec)
+        return ROWS * context(spec, shape)
     share = (spec.verl or Verl()).gpu_memory * device.memory - assumptions.vllm_workspace
     free = share - 2 * shape.parameters / layout.tensor_parallel
     held = max(1.0, layout.tensor_parallel / shape.kv_heads) / layout.tensor_parallel  # heads are copied when too few

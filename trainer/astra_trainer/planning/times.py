@@ -152,7 +152,9 @@ def _state_seconds(checkpoint: Checkpoint, shape: ModelShape, layout: Layout, a:
 def sft_stage(
     spec: TrainingRunSpec, sft: Sft, shape: ModelShape, layout: Layout, device: Device, a: Assumptions
 ) -> SftStage:
-    """The stage on demonstrations as long as a rollout, or as `maxLength` allows."""
+    """The stage on demonstrations as long as a rollout, or as `maxLength` allows. All ranks train: none generates."""
+    if layout.engine == "verl":
+        layout = layout.model_copy(update={"training": layout.ranks})
     tokens = min(a.rollout_tokens, sft.max_length)
     seconds = update_seconds(spec, sft.batch_size, tokens, shape, layout, device, a)
     seconds += _state_seconds(spec.checkpoint, shape, layout, a)
