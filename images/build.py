@@ -27,7 +27,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = ("sandbox", "operator", "synth", "trainer", "trainer-gpu")
+ROOTFS = ("sandbox", "operator", "synth", "trainer")  # of what can be installed here
+NAMES = (*ROOTFS, "trainer-gpu", "trainer-verl")
 SITE = "/usr/local/lib/python3.11/site-packages"  # of the Dockerfiles' base
 DEBIAN_SITE = "usr/local/lib/python3.11/dist-packages"  # where Debian's Python looks
 _OWN = "astra-farm"
@@ -51,11 +52,11 @@ class Description:
 
 
 def describe(name: str) -> Description:
-    """Reads images/NAME.Dockerfile and the list of requirements that it names."""
+    """Reads images/NAME.Dockerfile and the list of requirements that it names: in images/, or locked by itself."""
     lines = (ROOT / "images" / f"{name}.Dockerfile").read_text().splitlines()
     text = "\n".join(line for line in lines if not line.startswith("#"))
-    (listed,) = set(re.findall(r"images/([\w-]+\.txt)", text))
-    lines = (ROOT / "images" / listed).read_text().splitlines()
+    (listed,) = set(re.findall(r"images/[\w-]+\.txt|requirements/verl-[\w-]+\.txt", text))
+    lines = (ROOT / listed).read_text().splitlines()
     copied = re.findall(rf"^COPY (\S+) {SITE}/\w+$", text, re.MULTILINE)
     sources = copied or [str(folder.relative_to(ROOT)) for folder in sorted(ROOT.glob("*/astra_*"))]
     (command,) = re.findall(r"^CMD (\[.*\])$", text, re.MULTILINE)
@@ -218,22 +219,25 @@ def main(arguments: list[str]) -> int:
     """Exit codes: 0 built, 1 could not be built, 2 bad usage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("how", choices=("docker", "rootfs"))
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all by default")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all by default; rootfs: {', '.join(ROOTFS)}"
+    )
     parser.add_argument("--tag", default=importlib.metadata.version(_OWN), help="default: the version")
     parser.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE", help="docker: an ARG")
     parser.add_argument("--base", type=Path, help="rootfs: the folder to start from")
     parser.add_argument("--mkimage", type=Path, help="rootfs: the script that packs a folder: NAME:TAG FOLDER OUT.tar")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "images", help="rootfs: where archives go")
     options = parser.parse_args(arguments)
-    if unknown := set(options.names) - set(NAMES):
-        parser.error(f"{', '.join(sorted(unknown))}: none of {', '.join(NAMES)}")
+    known = NAMES if options.how == "docker" else ROOTFS
+    if unknown := set(options.names) - set(known):
+        parser.error(f"{', '.join(sorted(unknown))}: none of {', '.join(known)}")
     try:
         if options.how == "docker":
-            build_docker(options.names or NAMES, options.tag, dict(item.split("=", 1) for item in options.build_arg))
+            build_docker(options.names or known, options.tag, dict(item.split("=", 1) for item in options.build_arg))
         elif options.base is None or options.mkimage is None:
             parser.error("rootfs needs --base and --mkimage")
         else:
-            for name in options.names or NAMES[:4]:
+            for name in options.names or known:
                 print(build_rootfs(name, options.base, options.mkimage, options.out, options.tag))
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)

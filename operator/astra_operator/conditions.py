@@ -8,6 +8,7 @@
 | runs | SandboxesReady | SandboxesReady | Starting, Released |
 | runs | NetworkIsolated | EgressRefused | EgressOpen, NotProbed |
 | TrainingRun | EnvironmentsReady | Verified | NoneVerified, Verifying |
+| TrainingRun with several nodes | VolumeShared | ReadWriteMany | ClaimNotShared, ClaimMissing |
 | TrainingRun | Suspended | Suspended | NotSuspended |
 | runs | Complete | Completed | NotFinished |
 | runs | Failed | InvalidSpec, BadInput, RetriesExhausted, DeadlineExceeded, JobFailed, KubeRayMissing | NotFailed |

@@ -1,9 +1,11 @@
 """How the Job or RayJob of a run ended, and why. Pure."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from astra_api.kube import Kind
 from astra_operator.conditions import find, holds
 from astra_operator.manifests.job import RAY_JOB, Work
 
@@ -22,14 +24,16 @@ class JobEnd:
     message: str
 
 
-def job_end(work: Work, job: dict[str, Any] | None, pods: Iterable[dict[str, Any]], kuberay: bool) -> JobEnd | None:
-    """None while there is no end: the Job is to be made, runs, tries again, or is being deleted."""
-    if work.job_kind == RAY_JOB and not kuberay:
+def job_end(
+    work: Work, kind: Kind, job: dict[str, Any] | None, pods: Iterable[dict[str, Any]], kuberay: bool
+) -> JobEnd | None:
+    """None while there is no end: the Job is to be made, runs, tries again, or is being deleted. `kind`: of the Job."""
+    if kind == RAY_JOB and not kuberay:
         return JobEnd(False, "KubeRayMissing", _NO_KUBERAY)
     if job is None or job["metadata"].get("deletionTimestamp"):
         return None
     status = job.get("status") or {}
-    if work.job_kind == RAY_JOB:
+    if kind == RAY_JOB:
         return _ray_end(status)
     conditions = status.get("conditions") or []
     if holds(conditions, "Complete"):
@@ -50,12 +54,22 @@ def job_end(work: Work, job: dict[str, Any] | None, pods: Iterable[dict[str, Any
 
 
 def _ray_end(status: dict[str, Any]) -> JobEnd | None:
+    """KubeRay makes its own tries: it says Failed when they are used up."""
     ended = status.get("jobStatus")
     if ended == "SUCCEEDED":
         return JobEnd(True, "Completed", "the RayJob succeeded")
-    if status.get("jobDeploymentStatus") == "Failed":  # KubeRay has used up its own tries
-        words = status.get("message") or status.get("reason") or f"job status {ended}"
-        return JobEnd(False, "RetriesExhausted", f"the RayJob failed: {words}"[:_TAIL])
+    deployment = status.get("jobDeploymentStatus")
+    words = str(status.get("message") or status.get("reason") or f"job status {ended}").strip()[-_TAIL:]
+    if deployment == "Failed":
+        code = re.search(r"exit code (\d+)", status.get("message") or "")  # how Ray begins; the log's end follows
+        if code is not None and int(code[1]) == _BAD_INPUT:
+            return JobEnd(False, "BadInput", words)
+        reason = _REASONS.get(status.get("reason") or "", "RetriesExhausted")
+        return JobEnd(False, reason, f"the RayJob failed; last: {words}")
+    if deployment == "ValidationFailed":
+        return JobEnd(False, "JobFailed", f"KubeRay refused the RayJob: {words}")
+    if deployment == "Complete":  # by hand
+        return JobEnd(False, "JobFailed", f"the RayJob ended with {words}")
     return None
 
 

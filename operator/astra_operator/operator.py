@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 from astra_api.environment import Environment
 from astra_api.kube import CONFIG_MAP, ENVIRONMENT, POD, Kind, Kube, Object, referenced_source
 from astra_api.synthesis_run import SynthesisRun
-from astra_api.training_run import FREE, TrainingRun
+from astra_api.training_run import TrainingRun
 from astra_operator import metrics, synthesis, training
-from astra_operator.accepting import Problem, changed_fields, read
+from astra_operator.accepting import read
 from astra_operator.actions import Action, Again, PatchStatus
+from astra_operator.admission import admit
 from astra_operator.carrying_out import carry_out
 from astra_operator.census import Census
 from astra_operator.environments import (
@@ -27,8 +28,8 @@ from astra_operator.environments import (
 from astra_operator.farm import Farm
 from astra_operator.heartbeat import BEAT_SECONDS, Heartbeat
 from astra_operator.manifests.identity import KINDS, OWNER, ROLE, Owner, owner_of
-from astra_operator.manifests.job import CLAIM, JOB, RAY_JOB, RBAC_ROLE, ROLE_BINDING, RUN_FILE, SERVICE_ACCOUNT
-from astra_operator.manifests.pool import pool_members
+from astra_operator.manifests.job import CLAIM, JOB, RAY_JOB, RBAC_ROLE, ROLE_BINDING, SERVICE_ACCOUNT
+from astra_operator.manifests.pool import NETWORK_POLICY, pool_members
 from astra_operator.pool_view import is_ready
 from astra_operator.runs import Plan, Seen, is_over, reconcile_run
 from astra_operator.settings import OperatorSettings
@@ -226,12 +227,13 @@ class Operator:
             return None
         owner = Owner(key.kind, key.name, key.namespace, body["metadata"]["uid"])
         objects = self._objects(owner, self._run_children(owner))
-        accepted, problems, begun = _accepted(_MODELS[key.kind], body, objects.get((CONFIG_MAP.plural, owner.base)))
+        accepted, problems, begun = admit(_MODELS[key.kind], body, objects.get((CONFIG_MAP.plural, owner.base)))
         plan = None if accepted is None else self._plan(accepted, owner)
         kuberay = True
-        if plan is not None and plan.work.job_kind == RAY_JOB:
+        if plan is not None and plan.work.ray:
             kuberay = self._kube.offers(RAY_JOB.api_version)
-            objects |= self._objects(owner, [(RAY_JOB, owner.base)]) if kuberay else {}
+            rays = [(NETWORK_POLICY, owner.base), *([(RAY_JOB, owner.base)] if kuberay else [])]
+            objects |= self._objects(owner, rays)
         pods = list(self._kube.list(POD, key.namespace, f"{OWNER}={owner.base}"))
         seen = Seen(
             generation=body["metadata"]["generation"],
@@ -251,12 +253,14 @@ class Operator:
     def _plan(self, run: SynthesisRun | TrainingRun, owner: Owner) -> Plan:
         if isinstance(run, SynthesisRun):
             return synthesis.synthesis_plan(run, owner, self.farm)
-        plan = training.training_plan(run, owner, self.farm, self.census)
+        name = training.claim_of(run, owner) if run.spec.trainer.nodes > 1 else None
+        claim = None if name is None else self._kube.get(CLAIM, owner.namespace, name)
+        plan = training.training_plan(run, owner, self.farm, self.census, claim)
         if all(gate.status == "True" for gate in plan.gates) and not plan.suspend:
             census = Census()  # the watch may not have told of all yet: a run keeps what it begins with
             for body in self._kube.list(ENVIRONMENT, owner.namespace):
                 census.note(body)
-            plan = training.training_plan(run, owner, self.farm, census)
+            plan = training.training_plan(run, owner, self.farm, census, claim)
         return plan
 
     def _run_children(self, owner: Owner) -> list[tuple[Kind, str]]:
@@ -300,31 +304,3 @@ def _key(kind: str, body: Mapping[str, Any]) -> Key:
 
 def _again(actions: list[Action]) -> float | None:
     return min((action.seconds for action in actions if isinstance(action, Again)), default=None)
-
-
-def _accepted(
-    model: type[SynthesisRun] | type[TrainingRun], body: Object, config_map: Object | None
-) -> tuple[SynthesisRun | TrainingRun | None, list[Problem], bool]:
-    """(the run as it counts, what is wrong with the spec as it is now, whether the run has begun).
-
-    A run that has begun goes on as it was accepted, but for the fields that may change.
-    """
-    current = read(model, body)
-    if config_map is None:
-        return (None, current, False) if isinstance(current, list) else (current, [], False)
-    begun = model.model_validate_json(config_map["data"][RUN_FILE])
-    if isinstance(current, list):
-        return begun.model_copy(update={"metadata": begun.metadata}), current, True
-    free = FREE if model is TrainingRun else ()
-    before, after = (run.spec.model_dump(mode="json", by_alias=True) for run in (begun, current))
-    problems = changed_fields(before, after, free)
-    mixed = {**before, **{key: after[key] for key in free}}
-    accepted = model.model_validate(
-        {
-            "apiVersion": begun.api_version,
-            "kind": begun.kind,
-            "metadata": current.metadata.model_dump(mode="json", by_alias=True, exclude_none=True),
-            "spec": mixed,
-        }
-    )
-    return accepted, problems, True

@@ -10,18 +10,18 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from astra_api.kube import CONFIG_MAP, SECRET
+from astra_api.kube import CONFIG_MAP, SECRET, Kind
 from astra_operator.accepting import Problem, summary
 from astra_operator.actions import Action, Again, Apply, CreateCertificates, Delete, Emit, PatchStatus
 from astra_operator.conditions import Condition, find, holds, merged
 from astra_operator.drift import mended, stamped
 from astra_operator.job_end import JobEnd, job_end
-from astra_operator.manifests.job import RAY_JOB, Work, access_objects, job_object, run_object
+from astra_operator.manifests.job import JOB, RAY_JOB, Work, access_objects, job_object, run_object
 from astra_operator.manifests.pool import Pool, pool_objects
 from astra_operator.pool_view import PoolView, view
 
-_RAY_POLL_SECONDS = 20.0  # KubeRay may not be there, so nothing watches its objects
-_WARNED = {("Accepted", "False"), ("Failed", "True"), ("NetworkIsolated", "False")}
+_POLL_SECONDS = 20.0  # KubeRay may not be there, so nothing watches its objects, nor claims
+_WARNED = {("Accepted", "False"), ("Failed", "True"), ("NetworkIsolated", "False"), ("VolumeShared", "False")}
 _TOLD = {("Complete", "True"), ("Suspended", "True")}
 
 
@@ -74,8 +74,12 @@ class Seen:
     def ended(self) -> bool:
         return has_ended(self.conditions)
 
+    def job_kind(self, work: Work) -> Kind:
+        """Of the Job that there is, else of the one to be made: `trainer.nodes` counts from the next start."""
+        return next((kind for kind in (JOB, RAY_JOB) if (kind.plural, work.name) in self.objects), work.job_kind)
+
     def job(self, work: Work) -> dict[str, Any] | None:
-        return self.objects.get((work.job_kind.plural, work.name))
+        return self.objects.get((self.job_kind(work).plural, work.name))
 
 
 def has_ended(conditions: list[dict[str, Any]]) -> bool:
@@ -97,7 +101,7 @@ def reconcile_run(plan: Plan | None, seen: Seen, now: datetime) -> list[Action]:
     if plan is None:
         failed = Condition("Failed", "True", "InvalidSpec", summary(list(seen.problems)))
         return _report(seen, "Failed", [_acceptance(seen), failed], None, now)
-    end = None if seen.ended else job_end(plan.work, seen.job(plan.work), seen.workers, seen.kuberay)
+    end = None if seen.ended else _end(plan.work, seen)
     over = seen.ended or end is not None
     working = [pod for pod in seen.workers if not _finished(pod)]
     waiting = seen.job(plan.work) is None and any(gate.status != "True" for gate in plan.gates)
@@ -109,6 +113,10 @@ def reconcile_run(plan: Plan | None, seen: Seen, now: datetime) -> list[Action]:
     if not seen.ended:
         conditions += _ends(end, phase, plan)
     return [*_provide(plan, seen), *job_actions, *_report(seen, phase, conditions, pool, now)]
+
+
+def _end(work: Work, seen: Seen) -> JobEnd | None:
+    return job_end(work, seen.job_kind(work), seen.job(work), seen.workers, seen.kuberay)
 
 
 def _acceptance(seen: Seen) -> Condition:
@@ -140,20 +148,21 @@ def _job(
     plan: Plan, seen: Seen, pool: PoolView, end: JobEnd | None, working: list[dict[str, Any]]
 ) -> tuple[list[Action], str]:
     """What becomes of the Job, and the phase."""
-    kind, name, job = plan.work.job_kind, plan.work.name, seen.job(plan.work)
+    kind, name, job = seen.job_kind(plan.work), plan.work.name, seen.job(plan.work)
+    poll: list[Action] = [Again(_POLL_SECONDS)] if kind == RAY_JOB else []
     if seen.ended:
         return [], "Succeeded" if holds(seen.conditions, "Complete") else "Failed"
     if end is not None:
-        return _no_further_try(plan, job, end), "Succeeded" if end.succeeded else "Failed"
+        return _no_further_try(plan, kind, job, end), "Succeeded" if end.succeeded else "Failed"
     if plan.suspend:
         if job is None and not working:
             return [], "Suspended"
         stop = job is not None and not job["metadata"].get("deletionTimestamp")
         return [Delete(kind, name, job["metadata"]["uid"])] if stop and job else [], _phase(plan, seen, working)
     if job is not None:
-        return [Again(_RAY_POLL_SECONDS)] if kind == RAY_JOB else [], _phase(plan, seen, working)
+        return poll, _phase(plan, seen, working)
     if any(gate.status != "True" for gate in plan.gates):
-        return [], plan.phases.waiting
+        return poll, plan.phases.waiting
     isolated = pool.isolated is not None and (pool.isolated or not plan.require_isolation)
     if working or not pool.serves or not isolated:  # two trainers would share a directory
         return [], plan.phases.starting
@@ -162,12 +171,14 @@ def _job(
     return [*begin, Apply(kind, stamped(job_object(plan.work).manifest))], plan.phases.starting
 
 
-def _no_further_try(plan: Plan, job: dict[str, Any] | None, end: JobEnd) -> list[Action]:
+def _no_further_try(plan: Plan, kind: Kind, job: dict[str, Any] | None, end: JobEnd) -> list[Action]:
     """Stops a Job whose input is at fault before it tries again; its pods stay, to be read."""
     if end.reason != "BadInput" or job is None or job["spec"].get("parallelism", 1) == 0:
         return []
+    if RAY_JOB in (kind, plan.work.job_kind):  # that one has made its tries, or this Job is not of the plan
+        return []
     manifest = job_object(plan.work).manifest
-    return [Apply(plan.work.job_kind, stamped({**manifest, "spec": {**manifest["spec"], "parallelism": 0}}))]
+    return [Apply(JOB, stamped({**manifest, "spec": {**manifest["spec"], "parallelism": 0}}))]
 
 
 def _phase(plan: Plan, seen: Seen, working: list[dict[str, Any]]) -> str:

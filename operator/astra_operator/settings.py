@@ -19,7 +19,9 @@ class OperatorSettings:
     |---|---|
     | ASTRA_NAMESPACE | where the operator and its verification pool live (default: the pod's own) |
     | ASTRA_WATCH_NAMESPACES | which namespaces it serves, comma-separated; empty: all |
-    | ASTRA_SANDBOX_IMAGE, ASTRA_TRAINER_IMAGE, ASTRA_SYNTH_IMAGE | what its pods run |
+    | ASTRA_SANDBOX_IMAGE, ASTRA_SYNTH_IMAGE | what its pods run |
+    | ASTRA_TRAINER_IMAGE, ASTRA_TRAINER_GPU_IMAGE | what trainers with engine embedded run: without and with GPUs |
+    | ASTRA_TRAINER_VERL_IMAGE | what trainers with engine verl run |
     | ASTRA_IMAGE_PULL_POLICY | Always, IfNotPresent (default) or Never |
     | ASTRA_RUNTIME_CLASS | of the verification and synthesis pools (default gvisor); empty: the node's default |
     | ASTRA_VERIFIER_REPLICAS | pods of the verification pool (default 2) |
@@ -34,6 +36,8 @@ class OperatorSettings:
     watched: tuple[str, ...] = ()
     sandbox_image: str = "astra-farm-sandbox"
     trainer_image: str = "astra-farm-trainer"
+    trainer_gpu_image: str = "astra-farm-trainer-gpu"
+    trainer_verl_image: str = "astra-farm-trainer-verl"
     synth_image: str = "astra-farm-synth"
     pull_policy: PullPolicy = "IfNotPresent"
     runtime_class: str | None = "gvisor"
@@ -59,6 +63,8 @@ class OperatorSettings:
             watched=_list(given.get("ASTRA_WATCH_NAMESPACES", "")),
             sandbox_image=given.get("ASTRA_SANDBOX_IMAGE") or cls.sandbox_image,
             trainer_image=given.get("ASTRA_TRAINER_IMAGE") or cls.trainer_image,
+            trainer_gpu_image=given.get("ASTRA_TRAINER_GPU_IMAGE") or cls.trainer_gpu_image,
+            trainer_verl_image=given.get("ASTRA_TRAINER_VERL_IMAGE") or cls.trainer_verl_image,
             synth_image=given.get("ASTRA_SYNTH_IMAGE") or cls.synth_image,
             pull_policy=policy,  # type: ignore[arg-type]  # checked above
             runtime_class=given.get("ASTRA_RUNTIME_CLASS", "gvisor") or None,
@@ -69,6 +75,12 @@ class OperatorSettings:
             canary_targets=_list(given.get("ASTRA_CANARY_TARGETS", "")),
             operator_labels=_labels(given.get("ASTRA_OPERATOR_LABELS", "")) or cls.operator_labels,
         )
+
+    def image_of_trainer(self, engine: Literal["embedded", "verl"], gpus: int) -> str:
+        """Of a run that names none. `gpus`: of each node."""
+        if engine == "verl":
+            return self.trainer_verl_image
+        return self.trainer_gpu_image if gpus else self.trainer_image
 
     def serves(self, namespace: str) -> bool:
         """Whether objects of a namespace are this operator's."""

@@ -3,22 +3,55 @@
 import json
 from typing import Any
 
-from astra_api.resource import GROUP
+from astra_api.resource import GROUP, ResourceRequirements
 from astra_api.training_run import TrainingRun
+from astra_operator.accepting import Problem
 from astra_operator.census import Census
 from astra_operator.conditions import Condition
 from astra_operator.farm import Farm
 from astra_operator.manifests.identity import OWNER, ROLE, Owner
-from astra_operator.manifests.job import QUEUE, Work, claim_object
+from astra_operator.manifests.job import GPU, QUEUE, SHARED, Work, claim_object, ray_policy
 from astra_operator.manifests.pool import Pool
 from astra_operator.runs import TRAINING_PHASES, Plan
 
+PLACE = ("trainer", "checkpoint")  # fields of spec that `unrunnable` looks at, and that may change
 _VOLUME = "/checkpoint"
-_RESOURCES = {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "16Gi"}}
+_ALONE = "ClaimNotShared"
+_RESOURCES: ResourceRequirements = {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "16Gi"}}
 
 
-def training_plan(run: TrainingRun, owner: Owner, farm: Farm, census: Census) -> Plan:
-    """`run` as it was accepted."""
+def unrunnable(run: TrainingRun) -> list[Problem]:
+    """What is wrong with a run on a cluster that is right with it elsewhere."""
+    trainer, checkpoint, problems = run.spec.trainer, run.spec.checkpoint, []
+    if run.spec.engine == "verl" and not trainer.gpus_per_node:
+        if trainer.nodes > 1:
+            problems.append(Problem("spec.trainer.gpusPerNode", "several nodes need GPUs; give each at least 1"))
+        elif trainer.image is None:
+            message = "the farm's image of engine verl needs GPUs; give at least 1, another engine, or trainer.image"
+            problems.append(Problem("spec.trainer.gpusPerNode", message))
+    for part, amounts in trainer.resources.items():
+        given = amounts.get(GPU) if isinstance(amounts, dict) else None
+        if given is not None and given != str(trainer.gpus_per_node):
+            field = f"spec.trainer.resources.{part}"
+            problems.append(Problem(field, f"{GPU} is what gpusPerNode says, {trainer.gpus_per_node}; remove it"))
+    if trainer.nodes > 1 and checkpoint.claim_name is None and checkpoint.size is None:
+        message = (
+            f"trainer.nodes is {trainer.nodes}, and all nodes share the checkpoints: give claimName of a {SHARED} "
+            "claim, or size to have one made"
+        )
+        problems.append(Problem("spec.checkpoint", message))
+    return problems
+
+
+def claim_of(run: TrainingRun, owner: Owner) -> str | None:
+    """The name of the claim that holds the checkpoints; None where they end with the pod."""
+    return run.spec.checkpoint.claim_name or (owner.base if run.spec.checkpoint.size else None)
+
+
+def training_plan(
+    run: TrainingRun, owner: Owner, farm: Farm, census: Census, claim: dict[str, Any] | None = None
+) -> Plan:
+    """`run` as it was accepted. `claim`: the PersistentVolumeClaim of a run with several nodes, if there is one."""
     spec = run.spec
     pool = Pool(
         owner=owner,
@@ -32,31 +65,41 @@ def training_plan(run: TrainingRun, owner: Owner, farm: Farm, census: Census) ->
         policy_version=farm.policy_version,
         egress_targets=farm.settings.canary_targets,
     )
-    claim = spec.checkpoint.claim_name or (owner.base if spec.checkpoint.size else None)
-    volume = {"persistentVolumeClaim": {"claimName": claim}} if claim else {"emptyDir": {}}
+    claim_name = claim_of(run, owner)
+    volume = {"persistentVolumeClaim": {"claimName": claim_name}} if claim_name else {"emptyDir": {}}
+    gates = [environments_gate(run, census)]
+    if spec.trainer.nodes > 1:
+        gates.append(volume_gate(run, owner, claim))
     work = Work(
         owner=owner,
         role="trainer",
-        image=spec.trainer.image or farm.settings.trainer_image,
+        image=spec.trainer.image or farm.settings.image_of_trainer(spec.engine, spec.trainer.gpus_per_node),
         pull_policy=farm.settings.pull_policy,
         command=("python", "-m", "astra_trainer.cluster_run"),
         pool=pool,
         rules=_rules(run, census),
-        resources=dict(spec.trainer.resources) or _RESOURCES,
+        resources=dict(spec.trainer.resources or _default_resources(run)),
         retries=spec.trainer.retries,
         gpus=spec.trainer.gpus_per_node,
         nodes=spec.trainer.nodes,
+        ray=spec.engine == "verl",
         queue=run.metadata.labels.get(QUEUE),
         volumes=({"name": "checkpoint", **volume},),
         mounts=({"name": "checkpoint", "mountPath": _VOLUME},),
-        variables={"ASTRA_OUT": f"{_VOLUME}/{run.metadata.name}"},
+        variables={
+            "ASTRA_OUT": f"{_VOLUME}/{run.metadata.name}",
+            "HF_HOME": f"{_VOLUME}/.huggingface",  # models are large, are fetched once, and every node reads them
+        },
     )
+    extra = [ray_policy(work)] if work.ray else []
+    if spec.checkpoint.size and claim_name == owner.base and all(gate.reason != _ALONE for gate in gates):
+        extra.append(claim_object(owner, spec.checkpoint.size, spec.trainer.nodes))
     return Plan(
         pool=pool,
         work=work,
         manifest=manifest_of(run),
-        extra=(claim_object(owner, spec.checkpoint.size),) if spec.checkpoint.size and claim == owner.base else (),
-        gates=(environments_gate(run, census),),
+        extra=tuple(extra),
+        gates=tuple(gates),
         suspend=spec.suspend,
         require_isolation=spec.sandboxes.require_network_isolation,
         phases=TRAINING_PHASES,
@@ -73,6 +116,32 @@ def environments_gate(run: TrainingRun, census: Census) -> Condition:
         message = f"{counted}; spec.environments.selector must select Environments of this namespace"
         return Condition("EnvironmentsReady", "False", "NoneVerified", message)
     return Condition("EnvironmentsReady", "True", "Verified", counted)
+
+
+def volume_gate(run: TrainingRun, owner: Owner, claim: dict[str, Any] | None) -> Condition:
+    """Opens when all nodes can mount the claim, as far as the claim says."""
+    name, made = claim_of(run, owner), run.spec.checkpoint.claim_name is None
+    if claim is None and not made:
+        message = f"spec.checkpoint.claimName: there is no PersistentVolumeClaim {name}; make one that is {SHARED}"
+        return Condition("VolumeShared", "False", "ClaimMissing", message)
+    modes = [SHARED] if claim is None else claim["spec"].get("accessModes") or []
+    if SHARED not in modes:
+        field = "spec.trainer.nodes" if made else "spec.checkpoint.claimName"
+        message = (
+            f"{field}: claim {name} is {' and '.join(modes)}, which {run.spec.trainer.nodes} nodes cannot share; "
+            f"name a {SHARED} one in checkpoint.claimName, or have one node"
+        )
+        return Condition("VolumeShared", "False", _ALONE, message)
+    return Condition("VolumeShared", "True", SHARED, f"claim {name}")
+
+
+def _default_resources(run: TrainingRun) -> ResourceRequirements:
+    """A share of a usual node by its GPUs; what a model really needs, `astra plan` tells."""
+    gpus = run.spec.trainer.gpus_per_node
+    if run.spec.engine == "embedded" or not gpus:
+        return _RESOURCES
+    asked = {"cpu": str(4 * gpus), "memory": f"{32 * gpus}Gi"}
+    return {"requests": asked, "limits": {"memory": f"{128 * gpus}Gi"}}
 
 
 def manifest_of(run: TrainingRun) -> str:

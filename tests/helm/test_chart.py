@@ -173,6 +173,9 @@ def test_the_operator_is_told_all_that_it_reads(template: Render) -> None:
     made = settings.OperatorSettings.of_environment({**told, "ASTRA_NAMESPACE": "astra"})
     assert made.watched == ("team-a", "astra")
     assert made.sandbox_image == "astra-farm-sandbox:0.1.0"
+    assert made.image_of_trainer("embedded", 0) == "astra-farm-trainer:0.1.0"
+    assert made.image_of_trainer("embedded", 1) == "astra-farm-trainer-gpu:0.1.0"
+    assert made.image_of_trainer("verl", 8) == "astra-farm-trainer-verl:0.1.0"
     assert made.runtime_class == "gvisor"
     assert made.canary_targets == ("10.0.0.1:443",)
     pod = _of(template(EVERYTHING), "Deployment", "operator")["spec"]["template"]["metadata"]["labels"]

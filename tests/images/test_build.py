@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -20,6 +21,7 @@ build = importlib.util.module_from_spec(_found)
 sys.modules["images_build"] = build
 _found.loader.exec_module(build)
 
+LOCKED = [name for name in build.NAMES if name != "trainer-verl"]  # by requirements/lock.txt
 LEARNING = {"torch", "transformers", "verl", "ray", "numpy", "accelerate"}
 
 
@@ -33,13 +35,14 @@ def test_a_dockerfile_is_pinned_and_runs_unprivileged(name: str) -> None:
     users = [line for line in lines if line.startswith("USER ")]
     assert users == ["USER 65532:65532"]
     assert lines.index(users[0]) > max(number for number, line in enumerate(lines) if line.startswith(("RUN", "COPY")))
-    assert any("--constraint" in line and "lock.txt" in line for line in lines)
+    locks = ("--constraint", "lock.txt") if name in LOCKED else ("--no-deps --requirement", "verl-gpu.txt")
+    assert any(all(part in line for part in locks) for line in lines)
     for line in lines:
         for source in line.split()[1:-1] if line.startswith("COPY ") else ():
             assert (ROOT / source).exists(), line
 
 
-@pytest.mark.parametrize("name", build.NAMES)
+@pytest.mark.parametrize("name", LOCKED)
 def test_every_requirement_is_locked(name: str) -> None:
     locked = build.locked()
     for distribution in build.closure(build.describe(name).requirements):
@@ -53,9 +56,37 @@ def test_what_the_lists_name_is_what_the_project_requires() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     texts = [*project["dependencies"], *(text for extra in project["optional-dependencies"].values() for text in extra)]
     known = {str(canonicalize_name(Requirement(text).name)) for text in texts} | {"typing-extensions"}
-    for name in build.NAMES:
+    for name in LOCKED:
         for requirement in build.describe(name).requirements:
             assert str(canonicalize_name(requirement.name)) in known | {"astra-farm"}
+
+
+def test_the_verl_image_has_a_lock_of_its_own_that_holds_all_it_needs() -> None:
+    """Nothing is resolved when it is built: each requirement is one version, and a trainer lacks none."""
+    pins = {str(canonicalize_name(each.name)): str(each.specifier) for each in _pins("trainer-verl")}
+    assert all(re.fullmatch(r"==[\w.]+", version) for version in pins.values())
+    assert pins["verl"] == f"=={build.locked()['verl']}"
+    needed = build.closure([Requirement("astra-farm[trainer,kube]")])
+    missing = {str(canonicalize_name(each.name)) for each in needed} - pins.keys()
+    assert not {name for name in missing if not name.startswith(("nvidia-", "cuda-", "triton"))}
+    assert {"vllm", "setuptools", "kubernetes"} <= pins.keys()
+    assert {"aiohttp-cors", "colorful", "opencensus", "smart-open"} <= pins.keys(), (
+        "ray[default]: its dashboard takes jobs"
+    )
+
+
+def test_the_ray_that_kuberay_is_told_is_the_image_s() -> None:
+    from astra_operator.manifests.job import RAY_VERSION
+
+    assert [str(each.specifier) for each in _pins("trainer-verl") if each.name == "ray"] == [f"=={RAY_VERSION}"]
+
+
+def test_images_of_trainers_are_those_that_the_operator_and_the_chart_name() -> None:
+    from astra_operator.settings import OperatorSettings
+
+    settings = OperatorSettings(namespace="astra")
+    named = {settings.image_of_trainer(engine, gpus) for engine in ("embedded", "verl") for gpus in (0, 8)}
+    assert named == {f"astra-farm-{name}" for name in build.NAMES if name.startswith("trainer")}
 
 
 @pytest.mark.parametrize("name", ["sandbox", "operator"])
@@ -71,6 +102,10 @@ def test_commands_are_modules_of_the_image() -> None:
         python, flag, module, *_ = description.command
         assert (python, flag) == ("python", "-m")
         assert module.partition(".")[0] in {package.name for package in description.packages}
+
+
+def _pins(name: str) -> tuple[Requirement, ...]:
+    return tuple(build.describe(name).requirements)
 
 
 @pytest.fixture
@@ -121,6 +156,9 @@ def test_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
         build.main(["rootfs", "sandbux"])
     assert ended.value.code == 2
     assert "sandbux" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        build.main(["rootfs", "trainer-verl"])
+    assert "trainer-verl: none of sandbox" in capsys.readouterr().err
 
 
 def test_without_an_engine_it_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,19 +16,23 @@ from astra_operator.manifests.pool import CANARY, pool_objects
 from astra_operator.training import manifest_of
 
 TRAINING, SYNTHESIS = plan(training_run()), plan(synthesis_run())
+RAY = plan(training_run("ray", engine="verl", trainer={"nodes": 2, "gpusPerNode": 8}, checkpoint={"size": "1Ti"}))
 
 
 def manifests() -> list[dict[str, Any]]:
     made: list[Apply] = []
-    for asked in (TRAINING, SYNTHESIS):
-        made += [*access_objects(asked.work), *pool_objects(asked.pool), job_object(asked.work)]
+    for asked in (TRAINING, SYNTHESIS, RAY):
+        made += [*access_objects(asked.work), *asked.extra, *pool_objects(asked.pool), job_object(asked.work)]
         made.append(run_object(asked.work, asked.manifest))
     made += pool_objects(dedicated_pool(environment(sandbox={"replicas": 2}), owner("Environment"), FARM, 2))
     return [action.manifest for action in made]
 
 
 def pod_specs() -> list[dict[str, Any]]:
-    return [made["spec"]["template"]["spec"] for made in manifests() if "template" in made.get("spec", {})]
+    specs = [made["spec"]["template"]["spec"] for made in manifests() if "template" in made.get("spec", {})]
+    cluster = job_object(RAY.work).manifest["spec"]["rayClusterSpec"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    return specs + [group["template"]["spec"] for group in groups]
 
 
 @pytest.mark.parametrize("spec", pod_specs())

@@ -7,12 +7,12 @@ import pytest
 from farms import census, environment_body, plan, synthesis_run, training_run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from worlds import NOW, World
+from worlds import World
 
 from astra_operator.accepting import Problem
-from astra_operator.actions import Apply, Delete, Emit, PatchStatus
-from astra_operator.manifests.job import JOB, QUEUE, RAY_JOB
-from astra_operator.runs import Seen, is_over, reconcile_run
+from astra_operator.actions import Apply, Delete, Emit
+from astra_operator.manifests.job import JOB, QUEUE
+from astra_operator.runs import is_over
 
 
 def started(world: World) -> World:
@@ -187,28 +187,6 @@ def test_a_queue_label_goes_to_the_job() -> None:
     assert world.job["metadata"]["labels"][QUEUE] == "team-a"
 
 
-def test_many_nodes_are_a_ray_job() -> None:
-    large = plan(training_run(engine="verl", trainer={"nodes": 3, "gpusPerNode": 8}))
-    world = started(World(large))
-    ray = world.objects["rayjobs", large.work.name]
-    workers = ray["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
-    assert workers["replicas"] == 2
-    limits = workers["template"]["spec"]["containers"][0]["resources"]["limits"]
-    assert limits["nvidia.com/gpu"] == "8"
-    ray["status"] = {"jobStatus": "SUCCEEDED", "jobDeploymentStatus": "Complete"}
-    world.reconcile()
-    assert world.status["phase"] == "Succeeded"
-
-
-def test_without_kuberay_many_nodes_fail_with_that_reason() -> None:
-    large = plan(training_run(engine="verl", trainer={"nodes": 2}))
-    actions = reconcile_run(large, Seen(generation=1, kuberay=False), NOW)
-    status = next(action.status for action in actions if isinstance(action, PatchStatus))
-    assert status["phase"] == "Failed"
-    assert "KubeRayMissing" in {condition["reason"] for condition in status["conditions"]}
-    assert not any(isinstance(action, Apply) and action.kind == RAY_JOB for action in actions)
-
-
 def test_a_synthesis_run_from_beginning_to_end() -> None:
     world = started(World(plan(synthesis_run()), enforced=False))
     assert world.job is not None, "made environments are checked, not trusted: an open network is no hindrance"
@@ -221,7 +199,17 @@ def test_a_synthesis_run_from_beginning_to_end() -> None:
 
 
 Happening = st.sampled_from(
-    ["sandboxes", "work", "trainer speaks", "lose a pod", "lose an object", "edit an object", "suspend", "resume"]
+    [
+        "sandboxes",
+        "work",
+        "trainer speaks",
+        "lose a pod",
+        "lose an object",
+        "edit an object",
+        "suspend",
+        "resume",
+        "nodes",
+    ]
 )
 
 
@@ -229,12 +217,15 @@ Happening = st.sampled_from(
     happenings=st.lists(st.tuples(Happening, st.integers(0, 12), st.integers(0, 99)), max_size=25),
     required=st.booleans(),
     enforced=st.booleans(),
+    nodes=st.sampled_from([0, 1, 3]),
 )
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_a_run_completes_whatever_happens_and_whenever_the_operator_is_killed(
-    happenings: list[tuple[str, int, int]], required: bool, enforced: bool
+    happenings: list[tuple[str, int, int]], required: bool, enforced: bool, nodes: int
 ) -> None:
-    run = training_run(sandboxes={"replicas": 2, "requireNetworkIsolation": required})
+    """`nodes`: of engine verl; 0 is engine embedded."""
+    verl = {"engine": "verl", "trainer": {"nodes": nodes, "gpusPerNode": 8}, "checkpoint": {"size": "1Ti"}}
+    run = training_run(sandboxes={"replicas": 2, "requireNetworkIsolation": required}, **(verl if nodes else {}))
     going = plan(run)
     world = World(going, enforced=enforced)
     for happening, killed_after, choice in happenings:
@@ -282,6 +273,8 @@ def _happen(world: World, happening: str, choice: int) -> None:
             world.plan = replace(world.plan, suspend=True)
         case "resume":
             world.plan = replace(world.plan, suspend=False)
+        case "nodes" if world.plan.work.ray:
+            world.plan = replace(world.plan, work=replace(world.plan.work, nodes=choice % 3 + 1))
 
 
 def test_what_is_told_once_is_not_told_again() -> None:

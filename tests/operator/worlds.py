@@ -8,7 +8,7 @@ from typing import Any
 
 from astra_operator.actions import Action, Again, Apply, CreateCertificates, Delete, Emit, PatchStatus
 from astra_operator.manifests.identity import ROLE
-from astra_operator.manifests.job import JOB
+from astra_operator.manifests.job import JOB, RAY_JOB
 from astra_operator.manifests.pool import CANARY, STATEFUL_SET
 from astra_operator.runs import Plan, Seen, reconcile_run
 
@@ -56,7 +56,7 @@ class World:
             case Apply(kind, manifest):
                 key = (kind.plural, manifest["metadata"]["name"])
                 before = self.objects.get(key, {})
-                if kind == JOB and not before:
+                if kind in (JOB, RAY_JOB) and not before:
                     self.jobs_made += 1
                 made = copy.deepcopy(manifest)
                 made["metadata"]["uid"] = before.get("metadata", {}).get("uid", f"{key[0]}-{self.jobs_made}")
@@ -74,7 +74,11 @@ class World:
 
     @property
     def job(self) -> dict[str, Any] | None:
-        return self.objects.get((JOB.plural, self.plan.work.name)) if self.plan else None
+        """The Job or RayJob that there is."""
+        if self.plan is None:
+            return None
+        found = (self.objects.get((kind.plural, self.plan.work.name)) for kind in (JOB, RAY_JOB))
+        return next((job for job in found if job is not None), None)
 
     @property
     def replicas(self) -> int:
@@ -120,7 +124,8 @@ class World:
     def finish_job(self) -> None:
         self.run_job("Succeeded")
         assert self.job is not None
-        self.job["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
+        complete = {"conditions": [{"type": "Complete", "status": "True"}]}
+        self.job["status"] = {"jobStatus": "SUCCEEDED"} if self.job["kind"] == RAY_JOB.kind else complete
 
     def fail_job(self, words: str) -> None:
         self.run_job("Failed", 1, words)

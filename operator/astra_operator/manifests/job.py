@@ -1,13 +1,14 @@
 """The Job of a run, what it reads and what it may do. Pure."""
 
+import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
 from astra_api.kube import CONFIG_MAP, Kind
 from astra_operator.actions import Apply
 from astra_operator.manifests.identity import OWNED_BY, Owner
-from astra_operator.manifests.pods import SCRATCH, SCRATCH_MOUNT, container_security, environment, pod_security
-from astra_operator.manifests.pool import CERTIFICATES, CLIENT_FILES, Pool, certificates_volume
+from astra_operator.manifests.pods import SCRATCH_MOUNT, container_security, environment, pod_security, scratch
+from astra_operator.manifests.pool import CERTIFICATES, CLIENT_FILES, NETWORK_POLICY, Pool, certificates_volume
 from astra_operator.settings import PullPolicy
 
 JOB = Kind("batch/v1", "Job", "jobs")
@@ -18,8 +19,16 @@ RBAC_ROLE = Kind(f"{RBAC}/v1", "Role", "roles")
 ROLE_BINDING = Kind(f"{RBAC}/v1", "RoleBinding", "rolebindings")
 CLAIM = Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 QUEUE = "kueue.x-k8s.io/queue-name"
+RAY_VERSION = "2.60.0"  # of requirements/verl-gpu.txt: KubeRay goes by it, as by what Ray offers
 RUN_FILE = "run.json"
 RUN_FOLDER = "/etc/astra/run"
+GPU = "nvidia.com/gpu"
+SHARED = "ReadWriteMany"
+_RAY_SCRATCH = "64Gi"  # Ray's logs and what its object store spills, kernels that are compiled
+# Places for workers, not cores: verl reserves up to ten beside each GPU, and some of its workers wait for others.
+_CPUS, _CPUS_PER_GPU = 16, 12
+_DASHBOARD = 8265  # where a Ray head takes jobs
+_KUBERAY = {"app.kubernetes.io/component": "kuberay-operator"}  # labels that KubeRay's chart and manifests give it
 
 
 @dataclass(frozen=True)
@@ -35,8 +44,9 @@ class Work:
     rules: tuple[dict[str, Any], ...]
     resources: dict[str, Any]
     retries: int
-    gpus: int = 0
+    gpus: int = 0  # of each node
     nodes: int = 1
+    ray: bool = False  # whether Ray runs in its pods: engine verl
     queue: str | None = None
     volumes: tuple[dict[str, Any], ...] = ()
     mounts: tuple[dict[str, Any], ...] = ()
@@ -83,42 +93,64 @@ def job_object(work: Work) -> Apply:
         metadata["labels"] = metadata["labels"] | {QUEUE: work.queue}
     if work.nodes > 1:
         return Apply(RAY_JOB, _ray_job(work, metadata))
-    template = {"metadata": _template_metadata(work), "spec": _pod(work) | {"restartPolicy": "Never"}}
+    template = _template(work, work.command, rights=True)
+    template["spec"]["restartPolicy"] = "Never"
     spec = {"backoffLimit": work.retries, "template": template}
     return Apply(JOB, {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec})
 
 
-def claim_object(owner: Owner, size: str) -> Apply:
-    """The volume of a run that asks for a size and names no claim of its own."""
-    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}}
+def claim_object(owner: Owner, size: str, nodes: int = 1) -> Apply:
+    """The volume of a run that asks for a size and names no claim of its own; all nodes write to it."""
+    mode = "ReadWriteOnce" if nodes == 1 else SHARED
+    spec = {"accessModes": [mode], "resources": {"requests": {"storage": size}}}
     metadata = owner.metadata(owner.base, "trainer")
     return Apply(CLAIM, {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec})
 
 
-def _template_metadata(work: Work) -> dict[str, Any]:
+def ray_policy(work: Work) -> Apply:
+    """Who may reach the pods of a run in which Ray and vLLM listen, and obey whoever asks: each other, and KubeRay."""
+    owner = work.owner
+    ingress: list[dict[str, Any]] = [{"from": [{"podSelector": {"matchLabels": owner.labels(work.role)}}]}]
+    if work.nodes > 1:
+        kuberay = {"namespaceSelector": {}, "podSelector": {"matchLabels": _KUBERAY}}
+        ingress.append({"from": [kuberay], "ports": [{"port": _DASHBOARD, "protocol": "TCP"}]})
+    manifest = {
+        "apiVersion": NETWORK_POLICY.api_version,
+        "kind": "NetworkPolicy",
+        "metadata": owner.metadata(work.name, work.role),
+        "spec": {
+            "podSelector": {"matchLabels": owner.labels(work.role)},
+            "policyTypes": ["Ingress"],
+            "ingress": ingress,
+        },
+    }
+    return Apply(NETWORK_POLICY, manifest)
+
+
+def _template(work: Work, command: tuple[str, ...] | None, *, rights: bool) -> dict[str, Any]:
+    """Of a pod. `rights`: whether it gets the token of the run's service account."""
     annotations = {OWNED_BY: f"{work.owner.kind}/{work.owner.name}"}
-    return {"labels": work.owner.labels(work.role), "annotations": annotations}
-
-
-def _pod(work: Work) -> dict[str, Any]:
-    volumes = [
-        SCRATCH,
-        {"name": "run", "configMap": {"name": work.name}},
-        certificates_volume(work.pool.secret, CLIENT_FILES),
-        *work.volumes,
-    ]
-    return {
-        "serviceAccountName": work.name,
-        "automountServiceAccountToken": True,
+    metadata = {"labels": work.owner.labels(work.role), "annotations": annotations}
+    account = {"serviceAccountName": work.name} if rights else {}
+    spec = {
+        **account,
+        "automountServiceAccountToken": rights,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": work.grace_seconds,
         "securityContext": pod_security(),
-        "containers": [_container(work)],
-        "volumes": volumes,
+        "containers": [_container(work, command)],
+        "volumes": [
+            scratch(_RAY_SCRATCH) if work.ray else scratch(),
+            {"name": "run", "configMap": {"name": work.name}},
+            certificates_volume(work.pool.secret, CLIENT_FILES),
+            *([_shared_memory(work)] if work.ray else []),
+            *work.volumes,
+        ],
     }
+    return {"metadata": metadata, "spec": spec}
 
 
-def _container(work: Work) -> dict[str, Any]:
+def _container(work: Work, command: tuple[str, ...] | None) -> dict[str, Any]:
     variables = environment(
         ASTRA_RUN_FILE=f"{RUN_FOLDER}/{RUN_FILE}",
         ASTRA_SANDBOXES=",".join(work.pool.addresses),
@@ -127,13 +159,12 @@ def _container(work: Work) -> dict[str, Any]:
     )
     resources = work.resources
     if work.gpus:
-        limits = {"nvidia.com/gpu": str(work.gpus), **resources.get("limits", {})}
-        resources = resources | {"limits": limits}
+        resources = resources | {"limits": {**resources.get("limits", {}), GPU: str(work.gpus)}}
     return {
         "name": work.role,
         "image": work.image,
         "imagePullPolicy": work.pull_policy,
-        "command": list(work.command),
+        **({"command": list(command)} if command else {}),
         "env": [*variables, *work.secret_environment],
         "terminationMessagePolicy": "FallbackToLogsOnError",  # why it failed, for the run's condition
         "securityContext": container_security(),
@@ -142,28 +173,46 @@ def _container(work: Work) -> dict[str, Any]:
             SCRATCH_MOUNT,
             {"name": "run", "mountPath": RUN_FOLDER, "readOnly": True},
             {"name": "tls", "mountPath": CERTIFICATES, "readOnly": True},
+            *([{"name": "shm", "mountPath": "/dev/shm"}] if work.ray else []),
             *work.mounts,
         ],
     }
 
 
+def _shared_memory(work: Work) -> dict[str, Any]:
+    """For Ray's object store, vLLM and NCCL. It is the container's own memory, so that is its bound."""
+    found = [work.resources.get(kind, {}).get("memory") for kind in ("limits", "requests")]
+    bound = next((size for size in found if size), None)
+    return {"name": "shm", "emptyDir": {"medium": "Memory"} | ({"sizeLimit": str(bound)} if bound else {})}
+
+
 def _ray_job(work: Work, metadata: dict[str, Any]) -> dict[str, Any]:
-    """KubeRay brings up the nodes, submits the command to the head and takes them down again."""
-    template = {"metadata": _template_metadata(work), "spec": _pod(work)}
-    group = {"groupName": "workers", "replicas": work.nodes - 1, "minReplicas": work.nodes - 1}
+    """KubeRay starts Ray in the pods, submits the command to the head, and takes the pods down again.
+
+    The templates name no command: KubeRay would run it in front of its own. Nothing is reserved for the entrypoint
+    (`entrypointNumCpus`): Ray then runs it on the head, the one pod with the rights of the run, with RAY_ADDRESS set.
+    In HTTPMode there is no further pod that submits. `spec.suspend` is Kueue's: a suspended run has no RayJob.
+    """
+    workers = work.nodes - 1
+    start = {"num-cpus": str(_CPUS + _CPUS_PER_GPU * work.gpus), "num-gpus": str(work.gpus)}
+    group = {"groupName": "workers", "replicas": workers, "minReplicas": workers, "maxReplicas": workers}
     return {
         "apiVersion": RAY_JOB.api_version,
         "kind": "RayJob",
         "metadata": metadata,
         "spec": {
-            "entrypoint": " ".join(work.command),
+            "entrypoint": shlex.join(work.command),
             "backoffLimit": work.retries,
             "shutdownAfterJobFinishes": True,
             "submissionMode": "HTTPMode",
             "rayClusterSpec": {
-                "headGroupSpec": {"rayStartParams": {"dashboard-host": "0.0.0.0"}, "template": template},
+                "rayVersion": RAY_VERSION,
+                "headGroupSpec": {
+                    "rayStartParams": {"dashboard-host": "0.0.0.0", **start},
+                    "template": _template(work, None, rights=True),
+                },
                 "workerGroupSpecs": [
-                    group | {"maxReplicas": work.nodes - 1, "rayStartParams": {}, "template": template}
+                    {**group, "rayStartParams": start, "template": _template(work, None, rights=False)}
                 ],
             },
         },

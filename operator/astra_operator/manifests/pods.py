@@ -3,8 +3,12 @@
 from typing import Any
 
 _USER = 65532
-SCRATCH = {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}
 SCRATCH_MOUNT = {"name": "tmp", "mountPath": "/tmp"}
+
+
+def scratch(size: str = "1Gi") -> dict[str, Any]:
+    """The volume of /tmp, which is HOME too: the root is read-only."""
+    return {"name": "tmp", "emptyDir": {"sizeLimit": size}}
 
 
 def pod_security() -> dict[str, Any]:

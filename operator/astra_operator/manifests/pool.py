@@ -10,7 +10,7 @@ from typing import Any
 from astra_api.kube import SECRET, Kind
 from astra_operator.actions import Apply
 from astra_operator.manifests.identity import OWNED_BY, Owner
-from astra_operator.manifests.pods import SCRATCH, SCRATCH_MOUNT, container_security, environment, pod_security
+from astra_operator.manifests.pods import SCRATCH_MOUNT, container_security, environment, pod_security, scratch
 from astra_operator.settings import PORT, PullPolicy
 
 STATEFUL_SET = Kind("apps/v1", "StatefulSet", "statefulsets")
@@ -157,7 +157,7 @@ def _pod(pool: Pool) -> dict[str, Any]:
         "securityContext": pod_security(),
         "initContainers": [_canary(pool)],
         "containers": [_server(pool)],
-        "volumes": [SCRATCH, _server_certificates(pool)],
+        "volumes": [scratch(), _server_certificates(pool)],
     }
     return spec | ({"runtimeClassName": pool.runtime_class} if pool.runtime_class else {})
 

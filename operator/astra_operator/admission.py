@@ -1,0 +1,44 @@
+"""Which spec counts: the one that is there, or the one that a run began with. Pure."""
+
+from typing import Any, NamedTuple
+
+from astra_api.synthesis_run import SynthesisRun
+from astra_api.training_run import FREE, TrainingRun
+from astra_operator.accepting import Problem, changed_fields, read
+from astra_operator.manifests.job import RUN_FILE
+from astra_operator.training import PLACE, unrunnable
+
+
+class Admission(NamedTuple):
+    """What becomes of a run's spec."""
+
+    run: SynthesisRun | TrainingRun | None  # as it counts; None: nothing was ever accepted
+    problems: list[Problem]  # of the spec as it is now
+    begun: bool
+
+
+def admit(
+    model: type[SynthesisRun] | type[TrainingRun], body: dict[str, Any], config_map: dict[str, Any] | None
+) -> Admission:
+    """`config_map`: of a run that has begun. Such a run goes on as it was accepted, but for the fields that may change;
+    where they are changed to what cannot run here, only `suspend` and `sandboxes` do."""
+    current = read(model, body)
+    if isinstance(current, list):
+        begun = None if config_map is None else model.model_validate_json(config_map["data"][RUN_FILE])
+        return Admission(begun, current, begun is not None)
+    here = unrunnable(current) if isinstance(current, TrainingRun) else []
+    if config_map is None:
+        return Admission(None if here else current, here, False)
+    begun = model.model_validate_json(config_map["data"][RUN_FILE])
+    free = FREE if model is TrainingRun else ()
+    before, after = (run.spec.model_dump(mode="json", by_alias=True) for run in (begun, current))
+    taken = [field for field in free if not here or field not in PLACE]
+    accepted = model.model_validate(
+        {
+            "apiVersion": begun.api_version,
+            "kind": begun.kind,
+            "metadata": current.metadata.model_dump(mode="json", by_alias=True, exclude_none=True),
+            "spec": {**before, **{key: after[key] for key in taken}},
+        }
+    )
+    return Admission(accepted, [*here, *changed_fields(before, after, free)], True)
