@@ -211,7 +211,10 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule("self == oldSelf", "the spec of a SynthesisRun cannot be changed; make a new one"),
     ),
     "GgufModel": (_one_of("package", "path"),),
-    "Model": (_one_of("name", "path", "gguf", "preset"),),
+    "Model": (
+        _one_of("name", "path", "gguf", "preset"),
+        Rule("!has(self.context) || has(self.name) || has(self.path)", "context belongs to name or path"),
+    ),
     "Holdout": (_one_of("fraction", "selector"),),
     "Bands": (Rule("self.medium < self.high", "medium must be less than high"),),
     "Rl": (Rule("self.batchSize % self.groupSize == 0", "batchSize must be a multiple of groupSize"),),

@@ -52,11 +52,15 @@ class Model(Resource):
     """A GGUF file."""
     preset: Literal["tiny"] | None = None
     """A small model with random weights."""
+    context: Count | None = None
+    """Tokens of a sequence, with name or path. Beyond the model's own positions they are stretched (YaRN)."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
         if sum(field is not None for field in (self.name, self.path, self.gguf, self.preset)) != 1:
             raise ValueError("give exactly one of name, path, gguf and preset")
+        if self.context is not None and self.name is None and self.path is None:
+            raise ValueError("context: belongs to name or path")
         return self
 
 

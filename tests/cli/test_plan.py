@@ -95,14 +95,14 @@ def test_the_shape_of_any_model(astra: Astra, changed: Callable[..., Path], tmp_
     (tmp_path / "model").mkdir()
     config = tmp_path / "model" / "config.json"
     config.write_text(json.dumps(MODEL))
-    unknown = changed(("{name: Qwen/Qwen3-14B}", "{name: acme/model}"))
+    unknown = changed(("{name: Qwen/Qwen3-14B, context: 74752}", "{name: acme/model}"))
     code, _, err = astra("plan", "-f", unknown)
     assert code == 2
     assert "spec.model.name: acme/model" in err
     assert "--model-config path/to/config.json" in err
     by_option = plan(astra, "-f", unknown, "--model-config", config)
-    by_path = plan(astra, "-f", changed(("{name: Qwen/Qwen3-14B}", f"{{path: {tmp_path / 'model'}}}")))
-    by_name = plan(astra, "-f", changed(("Qwen3-14B}", "Qwen3-0.6B}")))
+    by_path = plan(astra, "-f", changed(("{name: Qwen/Qwen3-14B, context: 74752}", f"{{path: {tmp_path / 'model'}}}")))
+    by_name = plan(astra, "-f", changed(("{name: Qwen/Qwen3-14B, context: 74752}", "{name: Qwen/Qwen3-0.6B}")))
     assert by_option["memory"] == by_path["memory"] == by_name["memory"]
 
 

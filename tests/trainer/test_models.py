@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 
 from astra_api.environment import Environment
 from astra_api.errors import BadInput
@@ -168,3 +169,28 @@ def test_smollm2_from_its_package(tmp_path: Path) -> None:
     turn = chat.assistant_turn("", [ToolCall(tool="find", arguments_json='{"city": "Rome"}')])
     assert chat.parse(turn) == ("", (ToolCall(tool="find", arguments_json='{"city": "Rome"}'),))
     assert turn[-1] in chat.stop_ids
+
+
+def test_positions_are_stretched_to_a_longer_context(tiny: Path, tmp_path: Path) -> None:
+    """Beside the given folder, by links; what the model makes of short sequences stays nearly what it was."""
+    folder = prepare_model(Model(path=str(tiny), context=8192), tmp_path / "base-0", [], 0)
+    assert folder == tmp_path / "base-0"
+    assert (folder / "model.safetensors").resolve() == (tiny / "model.safetensors").resolve()
+    model, before = load_policy(folder, "cpu"), load_policy(tiny, "cpu")
+    assert model.config.max_position_embeddings == 8192
+    rope = model.config.rope_parameters
+    assert (rope["rope_type"], rope["factor"], rope["original_max_position_embeddings"]) == ("yarn", 2.0, 4096)
+    assert rope["rope_theta"] == before.config.rope_parameters["rope_theta"]
+    assert load_tokenizer(folder).chat_template
+    tokens = torch.arange(8, 40).unsqueeze(0)
+    with torch.no_grad():
+        difference = (model(input_ids=tokens).logits - before(input_ids=tokens).logits).abs().max()
+        assert torch.isfinite(model(input_ids=torch.randint(8, 40, (1, 5000))).logits).all()
+    assert 0 < difference < 2
+    again = Model(path=str(folder), context=9999)
+    with pytest.raises(BadInput, match=r"spec\.model\.context: 9999 is more than the 8192 positions"):
+        prepare_model(again, tmp_path / "base-1", [], 0)
+
+
+def test_a_context_within_the_positions_changes_nothing(tiny: Path, tmp_path: Path) -> None:
+    assert prepare_model(Model(path=str(tiny), context=4096), tmp_path / "base-0", [], 0) == tiny

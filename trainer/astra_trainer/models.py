@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from astra_api.environment import Environment
@@ -27,9 +27,9 @@ def prepare_model(model: Model, folder: Path, training: Sequence[Environment], s
     `training` are the environments that a tokenizer of its own may learn from. Raises ModelError.
     """
     if model.path is not None:
-        return _checked(Path(model.path), "spec.model.path")
+        return _stretched(_checked(Path(model.path), "spec.model.path"), model.context, folder)
     if model.name is not None:
-        return _checked(_download(model.name), "spec.model.name")
+        return _stretched(_checked(_download(model.name), "spec.model.name"), model.context, folder)
     if not folder.exists():
         if model.gguf is not None:
             _make(folder, partial(_unpack, model.gguf))
@@ -90,6 +90,36 @@ def _checked(folder: Path, field: str) -> Path:
             raise ModelError(f"{field}: {folder} has no {needed}; give a Hugging Face causal language model's folder")
     if not any(folder.glob("*.safetensors")):
         raise ModelError(f"{field}: {folder} has no *.safetensors weights")
+    return folder
+
+
+def _stretched(given: Path, context: int | None, folder: Path) -> Path:
+    """The given folder; if it has fewer positions than `context`, one that links to it, with positions stretched.
+
+    YaRN, as the makers of Qwen3 describe it for sequences longer than those of the training: a factor over the
+    positions that the model was trained with.
+    """
+    config = AutoConfig.from_pretrained(str(given))
+    positions = getattr(config, "max_position_embeddings", None)
+    if context is None or positions is None or context <= positions:
+        return given
+    rope = dict(getattr(config, "rope_parameters", None) or {})
+    if rope.get("rope_type", "default") != "default":
+        raise ModelError(
+            f"spec.model.context: {context} is more than the {positions} positions of {given}, stretched already"
+        )
+
+    def build(target: Path) -> None:
+        for file in given.iterdir():
+            if file.name != "config.json":
+                (target / file.name).symlink_to(file.resolve())
+        stretch = {"rope_type": "yarn", "factor": context / positions, "original_max_position_embeddings": positions}
+        config.rope_parameters = rope | stretch
+        config.max_position_embeddings = context
+        config.save_pretrained(target)
+
+    if not folder.exists():
+        _make(folder, build)
     return folder
 
 

@@ -137,7 +137,11 @@ def test_each_fix_works(
 
 
 def test_what_works_but_not_well_is_a_warning(make_run: MakeRun, plan_of: MakePlan) -> None:
-    assert "40,960 positions" in warned(plan_of(make_run()))["spec.rl.maxResponseTokens"]
+    said = warned(plan_of(make_run()))["spec.rl.maxResponseTokens"]
+    assert "40,960 positions" in said
+    assert "spec.model.context: 74752" in said
+    stretched = make_run(model={"name": "Qwen/Qwen3-14B", "context": 74752})
+    assert "spec.rl.maxResponseTokens" not in warned(plan_of(stretched))
     short = make_run(rl={"maxPromptTokens": 10_000, "maxResponseTokens": 10_000})
     assert warned(plan_of(short)) == {}
     few = plan_of(make_run(sandboxes={"replicas": 2}))

@@ -311,7 +311,7 @@ def warnings(setting: Setting) -> Iterator[Finding]:
         yield Finding(
             field="spec.rl.maxResponseTokens" if spec.rl is not None else "spec.sft.maxLength",
             message=f"a rollout ends at the {shape.positions:,} positions of the model's config.json, before "
-            f"{longest:,} tokens; stretch them there (rope scaling, such as YaRN)",
+            f"{longest:,} tokens; give spec.model.context: {longest}, which stretches them",
         )
     per_node = max(spec.trainer.gpus_per_node, 1)
     if spec.engine == "embedded":

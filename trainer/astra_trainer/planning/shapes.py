@@ -112,6 +112,11 @@ _GIVE_CONFIG = "give its shape with --model-config path/to/config.json"
 
 def shape_of(model: Model, config: Path | None = None) -> ModelShape:
     """The shape of the model that a run starts from, or that a config.json describes. Raises BadInput."""
+    found = _shape_of(model, config)
+    return found.model_copy(update={"positions": max(found.positions, model.context or 0)})
+
+
+def _shape_of(model: Model, config: Path | None) -> ModelShape:
     if config is not None:
         return _from_config(config, f"--model-config {config}")
     if model.preset is not None:

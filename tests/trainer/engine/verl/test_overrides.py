@@ -18,7 +18,7 @@ GOLDEN = Path(__file__).parent / "golden"
 CPU = Site("cpu", 0, environment={"ASTRA_VERL_JOB": "/out/state/spool-rl/job.json"})
 ONE_NODE = Site("cuda", 8)
 CLUSTER = Site("cuda", 8, ray="head:6379", environment={"ASTRA_VERL_JOB": "/out/state/spool-rl/job.json"})
-PLACES = Places(Path("/model"), Path("/out/state/verl-rl"), None, Path("/out/demonstrations.jsonl"), 2048)
+PLACES = Places(Path("/model"), Path("/out/state/verl-rl"), None, Path("/out/demonstrations.jsonl"), 2048, 8)
 SITES = {"verl-cpu": CPU, "train-qwen3-14b": ONE_NODE, "train-qwen3-32b": CLUSTER}
 
 

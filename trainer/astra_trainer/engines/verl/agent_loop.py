@@ -95,9 +95,13 @@ class _Opened:
 
 @dataclass
 class _GroupSessions:
-    """The sessions of the groups under way: opened together by a group's first rollout, closed by its last."""
+    """The sessions of the groups under way: opened together by a group's first rollout, closed by its last.
+
+    A group that the sandboxes have no room for waits: it may need as many sessions again for mixed-in tools.
+    """
 
     groups: dict[str, _Opened] = field(default_factory=dict)
+    room: asyncio.Semaphore | None = None
 
     @contextlib.asynccontextmanager
     async def session(
@@ -105,10 +109,8 @@ class _GroupSessions:
     ) -> AsyncIterator[Session]:
         group = self.groups.get(uid)
         if group is None:
-            opening = sandbox.open_sessions(
-                episode.environment.toolset, size, seed=place.session_seed, limits=session_limits(episode.environment)
-            )
-            group = self.groups[uid] = _Opened(asyncio.create_task(opening), size)
+            opening = asyncio.create_task(self._open(sandbox, episode, place, size))
+            group = self.groups[uid] = _Opened(opening, size)
         try:
             yield (await asyncio.shield(group.sessions))[place.index]
         finally:
@@ -117,6 +119,24 @@ class _GroupSessions:
                 del self.groups[uid]
                 if not group.sessions.cancelled() and group.sessions.exception() is None:
                     await asyncio.gather(*(session.close() for session in group.sessions.result()))
+                    self._places(size).release()
+
+    async def _open(self, sandbox: Sandbox, episode: Episode, place: Place, size: int) -> list[Session]:
+        environment = episode.environment
+        await self._places(size).acquire()
+        try:
+            return await sandbox.open_sessions(
+                environment.toolset, size, seed=place.session_seed, limits=session_limits(environment)
+            )
+        except BaseException:
+            self._places(size).release()
+            raise
+
+    def _places(self, size: int) -> asyncio.Semaphore:
+        if self.room is None:
+            job = floor().job
+            self.room = asyncio.Semaphore(max(1, job.capacity // (2 * size * job.agents)))
+        return self.room
 
 
 _SESSIONS = _GroupSessions()

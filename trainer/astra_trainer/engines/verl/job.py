@@ -37,6 +37,7 @@ class Job(Record):
     certificates: str | None = None  # folder with client.crt, client.key and ca.crt
     capacity: int  # sessions that the sandboxes hold
     room: int  # tokens that a rollout server holds of one sequence
+    agents: int = 1  # processes that drive rollouts
     spool: str  # folder
 
     def write(self, file: Path) -> None:

@@ -39,6 +39,7 @@ class Places:
     resume: Path | None  # the state that the attempt goes on from
     demonstrations: Path | None = None  # SFT's data
     room: int = 0  # tokens of one sequence that a rollout server holds
+    agents: int = 1  # processes that drive rollouts
 
 
 def check(run: TrainingRun, site: Site) -> None:
@@ -141,7 +142,7 @@ def rl_overrides(run: TrainingRun, site: Site, places: Places) -> list[str]:
                 "n": rl.group_size,
                 "temperature": rl.temperature,
                 "calculate_log_probs": True,
-                "agent": {"num_workers": verl.agent_workers, "default_agent_loop": "astra"},
+                "agent": {"num_workers": places.agents, "default_agent_loop": "astra"},
                 **_rollout_gpus(spec, verl),
             },
         },

@@ -22,7 +22,15 @@ from astra_sandbox.client import SandboxClient
 from astra_sandbox.pool import CERTIFICATES
 from astra_trainer.compute import compute
 from astra_trainer.engines.verl.job import Job
-from astra_trainer.engines.verl.overrides import Places, Site, check, rl_overrides, serving_overrides, sft_overrides
+from astra_trainer.engines.verl.overrides import (
+    Places,
+    Site,
+    check,
+    division,
+    rl_overrides,
+    serving_overrides,
+    sft_overrides,
+)
 from astra_trainer.engines.verl.processes import METRICS, run_process
 from astra_trainer.engines.verl.snapshots import FOLDER, Exports
 from astra_trainer.evaluation import Evaluation, summary
@@ -40,6 +48,7 @@ _CPU = {
     "OMP_NUM_THREADS": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "RAY_worker_niceness": "0",  # else what computes stands behind everything else that a small machine does
 }
 _EVERYWHERE = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -174,7 +183,14 @@ class _Stage:
         resume = self.states / f"global_step_{self.done}" if self.done else None
         if resume is not None and not resume.is_dir():
             raise BadInput(f"{resume}: the state of the last step is gone; begin in a new directory")
-        return Places(model.absolute(), self.states, resume, demonstrations, self.room)
+        return Places(model.absolute(), self.states, resume, demonstrations, self.room, self._agents)
+
+    @property
+    def _agents(self) -> int:
+        """Processes that drive rollouts: no more than there are groups that the sandboxes hold at once."""
+        rl = self.work.run.spec.rl
+        most = division(self.work.run.spec).agent_workers
+        return min(most, self.work.groups_at_once(rl.group_size)) if rl is not None else 1
 
     async def run(self, command: list[str], line: "_Line") -> None:
         """Runs verl to the stage's last step. Raises RunFailed."""
@@ -206,6 +222,7 @@ class _Stage:
             sandboxes=sandbox.addresses,
             certificates=os.environ.get(CERTIFICATES) if sandbox.secured else None,
             capacity=self.work.capacity,
+            agents=self._agents,
             room=self.room,
             spool=str(self.spool),
         ).write(self.job)
