@@ -85,10 +85,21 @@ def dead_actor() -> str | None:
     job = ray.get_runtime_context().get_job_id()
     table: dict[str, dict[str, Any]] = state.actor_table(None)
     for actor in table.values():
-        if actor.get("State") != "DEAD" or actor.get("JobID") != job:
-            continue
-        cause = str(actor.get("DeathCause", ""))
-        if "INTENDED" not in cause and "out of scope" not in cause and "ray.kill" not in cause:
+        if actor.get("State") == "DEAD" and actor.get("JobID") == job and (why := _why(actor["DeathCause"])):
             name = actor.get("Name") or actor.get("ActorClassName") or actor.get("ActorID")
-            return f"the worker {name} died: {cause[:500]}"
+            return f"the worker {name} died: {why}"
     return None
+
+
+def _why(cause: Any) -> str | None:
+    """Of Ray's `ActorDeathCause`; None where the end was meant: nobody refers to the actor any more, or it was told."""
+    kind = cause.WhichOneof("context")
+    if kind is None:
+        return None
+    context = getattr(cause, kind)
+    message = str(getattr(context, "error_message", "") or kind).strip()
+    if kind == "actor_died_error_context":
+        reason = context.DESCRIPTOR.enum_types_by_name["Reason"].values_by_number[context.reason].name
+        if reason not in ("WORKER_DIED", "OWNER_DIED", "NODE_DIED") or "INTENDED" in message:
+            return None
+    return " ".join(message.split())[:500]
