@@ -80,6 +80,7 @@ def test_verl_knows_every_setting(division: dict[str, Any], site: Site) -> None:
     assert trainer.total_training_steps == 140
     modes = {"colocated": "colocate_async" if division.get("maxStaleness") else "sync", "separate": "separate_async"}
     assert trainer.v1.trainer_mode == modes[division.get("rollout", "colocated")]
+    assert trainer.v1.sampler.max_off_policy_threshold == division.get("maxStaleness", 0) + 1
     separate = division.get("rolloutGpus", 0)
     assert trainer.nnodes * trainer.n_gpus_per_node + separate == 32
     assert sft.data.train_batch_size == 32

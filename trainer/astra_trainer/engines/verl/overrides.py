@@ -161,7 +161,7 @@ def rl_overrides(run: TrainingRun, site: Site, places: Places) -> list[str]:
                 "trainer_mode": mode,
                 "sampler": {
                     "sync_refill_failed_groups": True,
-                    "max_off_policy_threshold": max(1, verl.max_staleness),
+                    "max_off_policy_threshold": verl.max_staleness + 1,  # verl counts the versions that a rollout spans
                     "max_off_policy_strategy": "drop",
                     "custom_sampler": {
                         "path": _SAMPLERS,
