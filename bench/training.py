@@ -3,8 +3,8 @@
     python bench/training.py --out runs/bench --seeds 0 1 2        # everything: about 25 minutes a seed on two cores
     python bench/training.py --out runs/bench --arms f1 further    # RL by F1 against further SFT alone
 
-Each seed makes the demo's environments and its SFT checkpoint once; every arm starts from that checkpoint and is a
-TrainingRun of its own, so any of them can be interrupted and goes on. Writes results.json, results.png and a table.
+Of each seed the arm `f1` is the demo itself; the others start from its SFT checkpoint. Each is a TrainingRun of its
+own, so any of them can be interrupted and goes on. Writes results.json, results.png and a table.
 """
 
 import argparse
@@ -26,12 +26,14 @@ from astra_trainer.pipeline import train
 from astra_trainer.progress import Bars
 
 ARMS = ("f1", "recall", "precision", "further")
+STAGES = ("sft", "rl")
 FIGURES = ("holdout_f1", "holdout_recall", "holdout_precision", "holdout_calls")
 
 
 async def bench(seed: int, arms: Sequence[str], out: Path, bars: Bars) -> dict[str, dict[str, float]]:
     """Held-out figures by arm: `base`, `sft`, and each arm that starts from the SFT checkpoint."""
     syntheses, demo = seeded_runs(seed)
+    assert demo.spec.rl is not None
     async with launch_local(capacity=demo.spec.sandboxes.sessions_per_pod) as sandbox:
         bars.note(f"seed {seed}: {sandbox.containment}")
         for run in syntheses:
@@ -44,16 +46,18 @@ async def bench(seed: int, arms: Sequence[str], out: Path, bars: Bars) -> dict[s
         async def arm(name: str, run: TrainingRun) -> Path:
             return await train(run, environments, out / name, sandbox=sandbox, progress=bars)
 
-        checkpoint = await arm("sft", changed(demo, rl=None))
-        found = {line["stage"]: line for line in evaluations(out / "sft")}
-        from_sft = changed(demo, model=Model(path=str(checkpoint)), sft=None)
-        for reward in ("f1", *(name for name in arms if name not in ("f1", "further"))):
-            assert demo.spec.rl is not None
-            await arm(reward, changed(from_sft, rl=demo.spec.rl.model_copy(update={"reward": reward})))
+        await arm("f1", demo)
+        evaluated = {line["stage"]: line for line in evaluations(out / "f1")}
+        found = {"base": evaluated["base"], "sft": evaluated["sft"], "f1": evaluated["rl"]}
+        from_sft = changed(demo, model=Model(path=str(out / "f1" / "checkpoints" / f"sft-{found['sft']['step']}")))
+        for reward in (name for name in arms if name not in ("f1", "further")):
+            await arm(reward, changed(from_sft, sft=None, rl=demo.spec.rl.model_copy(update={"reward": reward})))
             found[reward] = list(evaluations(out / reward))[-1]
         if "further" in arms:
-            await arm("further", changed(from_sft, sft=further(demo, out), rl=None))
-            found["further"] = list(evaluations(out / "further"))[-1]
+            # prompts and limits of an evaluation are those of `rl`, so it stays, with one step that is not looked at
+            once = demo.spec.rl.model_copy(update={"steps": 1})
+            await arm("further", changed(from_sft, sft=further(demo, out), rl=once))
+            found["further"] = next(line for line in evaluations(out / "further") if line["stage"] == "sft")
     return {name: {figure: line[figure] for figure in FIGURES} for name, line in found.items()}
 
 
@@ -61,10 +65,9 @@ def further(demo: TrainingRun, out: Path) -> Any:
     """SFT for at least as long as the RL arm took: whole epochs of the same demonstrations."""
     assert demo.spec.sft is not None
     assert isinstance(demo.spec.sft.dataset, GoldDataset)
-    spent = sum(line["seconds"] for line in steps(out / "f1"))
-    sft = list(steps(out / "sft"))
-    an_epoch = sum(line["seconds"] for line in sft) / demo.spec.sft.epochs
-    return demo.spec.sft.model_copy(update={"epochs": math.ceil(spent / an_epoch)})
+    spent = {stage: sum(line["seconds"] for line in steps(out / "f1") if line["stage"] == stage) for stage in STAGES}
+    an_epoch = spent["sft"] / demo.spec.sft.epochs
+    return demo.spec.sft.model_copy(update={"epochs": math.ceil(spent["rl"] / an_epoch)})
 
 
 def changed(run: TrainingRun, **fields: Any) -> TrainingRun:

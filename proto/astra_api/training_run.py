@@ -125,9 +125,13 @@ class GoldDataset(Resource):
 
     type: Literal["gold"]
     limit: Count | None = None
-    """Demonstrations at most, spread over the training environments; all by default."""
+    """Environments that are demonstrated at most, a spread sample of those trained on; all by default."""
+    samples: Count = 1
+    """Demonstrations of each; they differ in irrelevant tools, their order, recoveries and detours."""
     recoveries: Fraction = 0.2
     """Share of demonstrations with an injected error that the expert recovers from."""
+    detours: Fraction = 0.0
+    """Share of gold calls that the expert follows by a needless one, which is learned as any other."""
 
 
 class FilesDataset(Resource):

@@ -17,6 +17,7 @@ from astra_trainer.demonstrations import (
     demonstrate_all,
     invalid_calls,
     misread_calls,
+    needless_calls,
 )
 from astra_trainer.mixing import MixingSettings, ToolMixer
 from astra_trainer.rollout import Episode, Place
@@ -110,6 +111,43 @@ async def test_the_share_of_recoveries_is_kept_and_seeded(
     assert await failures(1) != first
 
 
+async def test_detours_are_learned_and_solve_nothing(demonstrated: Any, episode: Episode, chat: ChatFormat) -> None:
+    """After each gold call, in its turn, one that is not needed: the same again, or the same of another tool."""
+    settings = DemonstrationSettings(recoveries=0.0, detours=1.0)
+    repeated = set()
+    for group in range(30):
+        trajectory = await demonstrated(episode, settings, group)
+        assert [len(m.tool_calls) for m in trajectory.messages if m.role == "assistant"] == [4, 2, 0]
+        assert (trajectory.reward.recall, trajectory.reward.precision) == (1.0, 0.5)
+        said = [m for m in trajectory.messages if m.role == "assistant"]
+        expected = "".join(chat.text(chat.assistant_turn(m.content, m.tool_calls)) for m in said)
+        assert trained_text(chat, trajectory) == expected
+        needed = [step.call for step in episode.environment.spec.steps if step.call]
+        assert [(r.tool, json.loads(r.arguments_json)) for r in trajectory.calls[::2]] == [
+            (call.tool, call.arguments) for call in needed
+        ]
+        for call, detour in zip(needed, trajectory.calls[1::2], strict=True):
+            assert list(json.loads(detour.arguments_json).values()) == list(call.arguments.values())
+            repeated.add(detour.tool == call.tool)
+    assert repeated == {True, False}
+
+
+async def test_the_share_of_detours_is_kept_and_seeded(
+    chat: ChatFormat, fake_sandbox: FakeSandbox, episode: Episode
+) -> None:
+    settings = DemonstrationSettings(recoveries=0.5, detours=0.3)
+
+    async def calls(seed: int) -> list[int]:
+        made = await demonstrate_all([episode] * 100, sandbox=fake_sandbox, chat=chat, settings=settings, seed=seed)
+        assert all(trajectory.reward.recall == 1.0 for trajectory in made)
+        return [trajectory.reward.calls for trajectory in made]
+
+    first = await calls(0)
+    assert 300 + 50 * 0.4 <= sum(first) - 250 * 0.3 <= 300 + 50 * 1.6  # half recover, by one call; detours beside
+    assert await calls(0) == first
+    assert await calls(1) != first
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -198,6 +236,9 @@ def test_misread_calls_are_accepted_by_a_schema_and_are_not_the_gold_call(
     ]
     stateful = make_environment(tools=tools, source=source, steps=steps, answer=1, state="stateful")
     assert misread_calls(stateful.spec.steps[0], Episode(stateful, stateful.toolset.tools)) == []
+    needless = needless_calls(environment.spec.steps[0], Episode(environment, environment.toolset.tools))
+    assert [[each.tool for each in kind] for kind in needless] == [["population"], ["area"]]
+    assert needless_calls(stateful.spec.steps[0], Episode(stateful, stateful.toolset.tools)) == []
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,20 @@ def test_checkpoints_and_states_are_kept_as_asked(finished: tuple[Path, Recorder
     assert load_policy(last, "cpu").config.vocab_size > 0
 
 
+async def test_an_environment_may_be_demonstrated_more_than_once(tmp_path: Path) -> None:
+    """Each time among other tools, in another order or by other calls; as many steps an epoch as demonstrations ask."""
+    dataset = {"type": "gold", "samples": 3, "recoveries": 0.0, "detours": 0.5}
+    run = short.run(sft={"dataset": dataset, "epochs": 1, "batchSize": 4, "learningRate": 1e-3}, rl=None)
+    heard = Recorder()
+    await train(run, short.environments(), tmp_path / "run", sandbox=short.sandbox(), progress=heard)
+    assert heard.stages == [("sft", 0, 3)]
+    saved = (tmp_path / "run" / "trajectories" / "sft-000000-demonstrations.jsonl").read_text().splitlines()
+    made = [json.loads(line) for line in saved]
+    assert set(Counter(trajectory["environment"] for trajectory in made).values()) == {3}
+    assert len({tuple(trajectory["tokens"]) for trajectory in made}) > 4
+    assert {trajectory["reward"]["calls"] for trajectory in made} == {1, 2}
+
+
 async def test_a_finished_run_is_not_run_again(finished: tuple[Path, Recorder, Path]) -> None:
     out, _, last = finished
     before = (out / "metrics.jsonl").read_bytes()

@@ -3,7 +3,8 @@
 Steps that do not depend on each other are called in one turn, dependent ones in later turns; the last turn answers. A
 seeded share holds an injected error that the expert recovers from: a failure of the service, a call that breaks its
 schema, a wrong tool, a name misread. What the expert says, and nothing else, is trained on; a mistake that was injected
-into what it says is context, not a lesson.
+into what it says is context, not a lesson. Needless calls are a lesson: at the rate of `detours`, the expert is as
+wordy as real teachers are, and a model that imitates it earns full recall with poor precision.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from astra_api.canonical import NotCanonicalError, parse_json
-from astra_api.environment import Environment, Step
+from astra_api.environment import Environment, GoldCall, Step
 from astra_api.errors import BadInput
 from astra_api.graph import levels
 from astra_api.records import ToolCall, ToolError, ToolErrorKind, ToolOutcome, ToolSpec, Trajectory
@@ -30,9 +31,13 @@ class GoldMismatch(BadInput):
 
 @dataclass(frozen=True)
 class DemonstrationSettings:
-    """`recoveries`: the share of demonstrations with one injected error (METHOD: 20%)."""
+    """`recoveries`: the share of demonstrations with one injected error (METHOD: 20%).
+
+    `detours`: the share of gold calls that a needless one follows.
+    """
 
     recoveries: float = 0.2
+    detours: float = 0.0
 
 
 TRANSIENT_FAILURES = (
@@ -89,12 +94,13 @@ async def demonstrate(
 
 @dataclass(frozen=True)
 class _Move:
-    """One call of the expert: the gold call, the gold call that a failure strikes, or a mistake made on purpose."""
+    """One call of the expert: a gold call, one that a failure strikes, a mistake made on purpose, or a needless one."""
 
     step: Step
     call: ToolCall
     failure: ToolError | None = None
     mistake: bool = False
+    needless: bool = False
 
 
 class _Expert:
@@ -118,10 +124,11 @@ class _Expert:
         steps = [step.id for step in self._environment.spec.tool_steps]
         recovers = self._rng.random() < settings.recoveries and bool(steps)
         self._struck = self._rng.choice(steps) if recovers else None  # the step whose first call fails
+        self._detours = settings.detours
 
     async def trajectory(self) -> Trajectory:
         for level in self._levels():
-            moves = [self._move(step) for step in level if step.call is not None]
+            moves = [move for step in level if step.call is not None for move in self._moves(step)]
             while moves:
                 moves = [_Move(step, gold_call(step)) for step in await self._turn(moves)]
         self._say(answer_text(self._environment))
@@ -136,6 +143,14 @@ class _Expert:
             return levels(self._environment.spec.steps)
         except ValueError as error:
             raise GoldMismatch(f"{self._environment.name}: spec.steps: {error}") from None
+
+    def _moves(self, step: Step) -> list[_Move]:
+        """The call of a step and, at the rate of detours, a needless one after it; no detour from what goes wrong."""
+        move = self._move(step)
+        kinds = [calls for calls in needless_calls(step, self._episode) if calls]
+        if move.mistake or move.failure or not kinds or self._rng.random() >= self._detours:
+            return [move]
+        return [move, _Move(step, self._rng.choice(self._rng.choice(kinds)), needless=True)]
 
     def _move(self, step: Step) -> _Move:
         call = gold_call(step)
@@ -154,14 +169,15 @@ class _Expert:
         self._say("", [move.call for move in moves], trained=not any(move.mistake for move in moves))
         outcomes = [await self._run(move, f"{turn}-{number}") for number, move in enumerate(moves)]
         self._transcript.add_responses([outcome.observation() for outcome in outcomes])
-        return [move.step for move, outcome in zip(moves, outcomes, strict=True) if not _solves(move, outcome)]
+        made = zip(moves, outcomes, strict=True)
+        return [move.step for move, outcome in made if not move.needless and not _solves(move, outcome)]
 
     async def _run(self, move: _Move, call_id: str) -> ToolOutcome:
         if move.failure is not None:
             self._sessions.record(move.call, f"{INJECTED}-{call_id}", move.failure)
             return move.failure
         outcome = await self._sessions.call(move.call, call_id)
-        if move.mistake:
+        if move.mistake or move.needless:
             return outcome
         where = f"{self._environment.name}: step {move.step.id}"
         if isinstance(outcome, ToolError):
@@ -221,17 +237,38 @@ def misread_calls(step: Step, episode: Episode) -> list[ToolCall]:
     call = step.call
     if call is None or episode.environment.spec.state == "stateful":
         return []
+    variants = [
+        {**call.arguments, name: part}
+        for name, value in call.arguments.items()
+        if isinstance(value, str)
+        for part in _parts(value)
+    ]
+    parts = [ToolCall(tool=call.tool, arguments_json=json.dumps(each, ensure_ascii=False)) for each in variants]
+    return [*_other_tools(call, episode), *parts]
+
+
+def _other_tools(call: GoldCall, episode: Episode) -> list[ToolCall]:
+    """The arguments of a gold call given to each other tool of the prompt that takes as many texts."""
     values = list(call.arguments.values())
-    variants: list[tuple[str, dict[str, Any]]] = []
-    if all(isinstance(value, str) for value in values):
-        for tool in episode.tools:
-            names = _text_arguments(tool)
-            if tool.name != call.tool and len(names) == len(values):
-                variants.append((tool.name, dict(zip(names, values, strict=True))))
-    for name, value in call.arguments.items():
-        if isinstance(value, str):
-            variants += [(call.tool, {**call.arguments, name: part}) for part in _parts(value)]
-    return [ToolCall(tool=name, arguments_json=json.dumps(each, ensure_ascii=False)) for name, each in variants]
+    if not all(isinstance(value, str) for value in values):
+        return []
+    calls = []
+    for tool in episode.tools:
+        names = _text_arguments(tool)
+        if tool.name != call.tool and len(names) == len(values):
+            arguments = json.dumps(dict(zip(names, values, strict=True)), ensure_ascii=False)
+            calls.append(ToolCall(tool=tool.name, arguments_json=arguments))
+    return calls
+
+
+def needless_calls(step: Step, episode: Episode) -> list[list[ToolCall]]:
+    """What an expert may call beside a step's gold call and need not, by kind: the same once more; its arguments to
+    another tool of the prompt. None in a stateful environment: there a call may change what the next one finds.
+    """
+    call = step.call
+    if call is None or episode.environment.spec.state == "stateful":
+        return []
+    return [[gold_call(step)], _other_tools(call, episode)]
 
 
 def _text_arguments(tool: ToolSpec) -> list[str]:

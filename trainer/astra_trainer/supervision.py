@@ -90,10 +90,13 @@ async def _made(work: Workplace, sft: Sft) -> list[Trajectory]:
     chosen = _spread(work.split.train, sft.dataset.limit, seed)
     work.progress.note(f"executing the gold steps of {len(chosen)} environments")
     return await demonstrate_all(
-        [work.mixer.episode(environment, seed=seed, index=i, step=0) for i, environment in enumerate(chosen)],
+        [
+            work.mixer.episode(environment, seed=seed, index=number, step=0)
+            for number, environment in enumerate(chosen * sft.dataset.samples)
+        ],
         sandbox=work.sandbox,
         chat=work.chat,
-        settings=DemonstrationSettings(recoveries=sft.dataset.recoveries),
+        settings=DemonstrationSettings(recoveries=sft.dataset.recoveries, detours=sft.dataset.detours),
         seed=seed,
         concurrency=min(16, work.groups_at_once(1)),
     )
