@@ -59,11 +59,10 @@ def small_model(tmp_path_factory: pytest.TempPathFactory, examples: Path) -> Pat
     """A folder with a model that can do nothing, soon made."""
     from astra_api.environment import Environment
     from astra_api.manifests import load_manifests
-    from astra_trainer.copying import CopyingPractice
     from astra_trainer.tiny import TinyModel
 
     found = [manifest.resource for manifest in load_manifests([examples / "environments"])]
     folder = tmp_path_factory.mktemp("small") / "model"
     environments = [resource for resource in found if isinstance(resource, Environment)]
-    TinyModel(hidden=32, intermediate=64, practice=CopyingPractice(steps=0)).build(environments, 0, folder)
+    TinyModel(hidden=32, intermediate=64, practice=()).build(environments, 0, folder)
     return folder

@@ -26,7 +26,7 @@ SHORT = CopyingPractice(steps=2)
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory, make_environment: MakeEnvironment) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "model"
-    TinyModel(practice=CopyingPractice(steps=0)).build([make_environment()], 0, folder)
+    TinyModel(practice=()).build([make_environment()], 0, folder)
     return folder
 
 
@@ -41,7 +41,7 @@ def test_the_preset_has_about_half_a_million_parameters_and_no_unused_token(tiny
 
 
 def test_the_preset_is_a_function_of_environments_and_seed(tmp_path: Path, make_environment: MakeEnvironment) -> None:
-    shape = TinyModel(hidden=32, intermediate=32, layers=1, practice=SHORT)
+    shape = TinyModel(hidden=32, intermediate=32, layers=1, practice=(SHORT,))
     several = [make_environment(question=f"How many people live in {city}?") for city in ("Paris", "Rome", "Oslo")]
     for name, environments, seed in (("a", several, 0), ("b", several[::-1], 0), ("c", several, 1)):
         shape.build(environments, seed, tmp_path / name)
@@ -51,9 +51,23 @@ def test_the_preset_is_a_function_of_environments_and_seed(tmp_path: Path, make_
     assert content["a"]["model.safetensors"] != content["c"]["model.safetensors"]
 
 
+def test_practices_follow_each_other(tmp_path: Path, make_environment: MakeEnvironment) -> None:
+    far = CopyingPractice(steps=2, batch=4, length=128, chunks=8)
+    for name, practice in (("none", ()), ("both", (SHORT, far))):
+        TinyModel(hidden=32, intermediate=32, layers=1, practice=practice).build(
+            [make_environment()], 0, tmp_path / name
+        )
+    model = load_policy(tmp_path / "none", "cpu")
+    model.requires_grad_(True)
+    for practice in (SHORT, far):
+        practice.run(model, first_token=7, seed=0)  # after the seven special tokens
+    expected = load_policy(tmp_path / "both", "cpu").state_dict()
+    assert all(weights.equal(expected[name]) for name, weights in model.state_dict().items())
+
+
 def test_the_tokenizer_has_seen_the_given_environments_only(tmp_path: Path, make_environment: MakeEnvironment) -> None:
     given = [make_environment(question=f"How many people live in {city}?") for city in ("Paris", "Rome")]
-    TinyModel(hidden=32, intermediate=32, layers=1, practice=SHORT).build(given, 0, tmp_path / "m")
+    TinyModel(hidden=32, intermediate=32, layers=1, practice=(SHORT,)).build(given, 0, tmp_path / "m")
     tokenizer = load_tokenizer(tmp_path / "m")
     assert len(tokenizer.encode("city_population")) == 1
     assert len(tokenizer.encode("zebra_crossings")) > 5

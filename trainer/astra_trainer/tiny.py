@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
@@ -32,6 +32,10 @@ _PAD, _STOP = "<|endoftext|>", "<|im_end|>"
 _MARKERS = ("<|im_start|>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 _SPECIAL = (_PAD, _STOP, *_MARKERS)  # the first tokens of the vocabulary
 
+# Copying is found on short sequences, and then reaches no further than they do: 97% right on 64 tokens, 33% on 256. A
+# few steps on sequences as long as prompts mend that (94% after 75).
+PRACTICE = (CopyingPractice(), CopyingPractice(steps=100, batch=8, length=256, chunks=16, warmup=10))
+
 _WORD = re.compile(r"[^\W\d]+")  # letters and underscores
 _SHARED = 0.02  # share of the environments that must use a word before it is one token
 
@@ -47,7 +51,7 @@ class TinyModel:
     heads: int = 4
     key_value_heads: int = 4
     context: int = 4096
-    practice: CopyingPractice = field(default_factory=CopyingPractice)
+    practice: tuple[CopyingPractice, ...] = PRACTICE  # in this order
     rope_theta: float = 1e4  # contexts of hundreds of tokens; 100 makes practice stall at blurred matches
 
     def build(self, environments: Sequence[Environment], seed: int, folder: Path) -> None:
@@ -76,7 +80,8 @@ class TinyModel:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = cast(Any, Qwen3ForCausalLM)(config)
-        self.practice.run(model, first_token=len(_SPECIAL), seed=seed)
+        for practice in self.practice:
+            practice.run(model, first_token=len(_SPECIAL), seed=seed)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 

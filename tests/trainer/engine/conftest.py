@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from astra_api.records import Reward, Trajectory
-from astra_trainer.copying import CopyingPractice
 from astra_trainer.tiny import TinyModel
 
 SHAPE = TinyModel(
@@ -18,7 +17,7 @@ SHAPE = TinyModel(
     heads=4,
     key_value_heads=2,
     context=256,
-    practice=CopyingPractice(steps=0),
+    practice=(),
 )
 MakeTrajectory = Callable[..., Trajectory]
 
