@@ -92,6 +92,8 @@ def test_verl_knows_every_setting(division: dict[str, Any], site: Site) -> None:
     [
         ({"trainer": {"gpusPerNode": 8}}, CPU, "spec.trainer.gpusPerNode"),
         ({"trainer": {"nodes": 2}}, CPU, "spec.trainer.nodes"),
+        ({"trainer": {"gpusPerNode": 16}}, ONE_NODE, "spec.trainer.gpusPerNode: 16 GPUs are asked; there are 8 here"),
+        ({}, Site("cuda", 0, ray="head:6379"), "spec.trainer.gpusPerNode: required on a Ray cluster"),
         ({"trainer": {"nodes": 2, "gpusPerNode": 8}}, ONE_NODE, "spec.trainer.nodes"),
         ({"verl": {}}, ONE_NODE, "spec.rl.maxPromptTokens"),
         ({"sft": {"dataset": {"type": "gold"}, "maxLength": 90000}}, ONE_NODE, "spec.sft.maxLength"),

@@ -53,6 +53,14 @@ def check(run: TrainingRun, site: Site) -> None:
             raise BadInput("spec.trainer.nodes: more than one node needs GPUs (gpusPerNode)")
         if verl.rollout == "separate" or verl.tensor_parallel > 1 or verl.sequence_parallel > 1:
             raise BadInput("spec.verl: without GPUs only rollout: colocated, tensorParallel: 1, sequenceParallel: 1")
+    elif site.ray is None and spec.trainer.gpus_per_node > site.gpus:
+        raise BadInput(
+            f"spec.trainer.gpusPerNode: {spec.trainer.gpus_per_node} GPUs are asked; there are {site.gpus} here"
+        )
+    elif not spec.trainer.gpus_per_node and not site.gpus:
+        raise BadInput(
+            "spec.trainer.gpusPerNode: required on a Ray cluster; say how many GPUs of each node the run takes"
+        )
     if spec.trainer.nodes > 1 and site.ray is None:
         raise BadInput("spec.trainer.nodes: more than one needs a Ray cluster (RAY_ADDRESS); the operator makes one")
     if spec.checkpoint.snapshot_every % spec.checkpoint.state_every:
