@@ -1,14 +1,18 @@
 """`astra train` as a person runs it: what it refuses, and a run from its manifest to its report."""
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from sandbox_servers import tcp_server
 
 Astra = Callable[..., tuple[int, str, str]]
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -78,6 +82,31 @@ def test_a_run_from_manifest_to_report(astra: Astra, manifest: Manifest, example
     code, _, err = astra("train", "-f", manifest(), "-f", examples / "environments/city-trip.yaml", "--out", out)
     assert code == 2
     assert lines(out) == LINES
+
+
+async def test_sandboxes_that_are_there_serve_a_run(manifest: Manifest, examples: Path, tmp_path: Path) -> None:
+    """With mutual TLS, as on a cluster; without their certificates nothing begins."""
+    program = ["-c", "from astra_cli.main import main; main()"]
+    command = [*program, "train", "-f", manifest(), "-f", examples / "environments", "--out", tmp_path / "out"]
+
+    async def ended(certificates: Path) -> tuple[int | None, str]:
+        there = {"ASTRA_SANDBOXES": address, "ASTRA_TLS_DIR": str(certificates)}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *map(str, command), env=os.environ | there, stdout=-1, stderr=asyncio.subprocess.STDOUT
+        )
+        said = (await process.communicate())[0].decode()
+        return process.returncode, said
+
+    async with tcp_server() as (address, tls):
+        code, said = await ended(tmp_path)
+        assert code == 2, said
+        assert "ASTRA_TLS_DIR" in said
+        for name, content in (("client.crt", tls.certificate), ("client.key", tls.key), ("ca.crt", tls.authority)):
+            (tmp_path / name).write_bytes(content)
+        code, said = await ended(tmp_path)
+    assert code == 0, said
+    assert f"sandboxes: {address}" in said
+    assert lines(tmp_path / "out") == LINES
 
 
 REFUSED: dict[str, tuple[tuple[str, str], str]] = {

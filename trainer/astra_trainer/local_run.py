@@ -1,6 +1,7 @@
 """A TrainingRun with everything on this machine: its sandbox servers too."""
 
 import asyncio
+import os
 import signal
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from astra_api.environment import Environment
 from astra_api.training_run import TrainingRun
 from astra_sandbox.interface import Isolation
 from astra_sandbox.launching import launch_local
+from astra_sandbox.pool import ADDRESSES, pool_of_environment
 from astra_trainer.pipeline import train
 from astra_trainer.progress import Progress, Silence
 
@@ -21,7 +23,8 @@ def train_here(
 ) -> Path:
     """Runs or resumes a TrainingRun in `out`, with sandboxes started for it; returns its last checkpoint's folder.
 
-    As many servers as `spec.sandboxes.replicas`, of `sessionsPerPod` sessions each, no weaker than `minimumIsolation`.
+    As many servers as `spec.sandboxes.replicas`, of `sessionsPerPod` sessions each, no weaker than `minimumIsolation`;
+    or, where ASTRA_SANDBOXES names them, servers that are there already (see `pool_of_environment`).
     SIGINT and SIGTERM end it as KeyboardInterrupt, after the step under way; the next call goes on from there.
     Raises BadInput and SandboxError as `train` does.
     """
@@ -44,8 +47,19 @@ def interruptible(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def _train(run: TrainingRun, environments: Sequence[Environment], out: Path, progress: Progress) -> Path:
+    if os.environ.get(ADDRESSES):
+        return await _train_in_pool(run, environments, out, progress)
     spec = run.spec.sandboxes
     minimum = Isolation[spec.minimum_isolation.upper()]
     async with launch_local(spec.replicas, minimum, capacity=spec.sessions_per_pod) as sandbox:
         progress.note(sandbox.containment)
         return await train(run, environments, out, sandbox=sandbox, progress=progress)
+
+
+async def _train_in_pool(run: TrainingRun, environments: Sequence[Environment], out: Path, progress: Progress) -> Path:
+    sandbox = pool_of_environment()
+    progress.note(f"sandboxes: {', '.join(sandbox.addresses)}")
+    try:
+        return await train(run, environments, out, sandbox=sandbox, progress=progress)
+    finally:
+        await sandbox.close()

@@ -19,7 +19,7 @@ from astra_api.errors import BadInput, RunFailed
 from astra_api.records import Reject, Trajectory
 from astra_api.training_run import Rl, Sft
 from astra_sandbox.client import SandboxClient
-from astra_sandbox.pool import CERTIFICATES
+from astra_sandbox.pool import ADDRESSES, CERTIFICATES
 from astra_trainer.compute import compute
 from astra_trainer.engines.verl.job import Job
 from astra_trainer.engines.verl.overrides import (
@@ -212,6 +212,11 @@ class _Stage:
         sandbox = self.work.sandbox
         if not isinstance(sandbox, SandboxClient):
             raise TypeError("the workers of engine verl need sandboxes with addresses")
+        if self.work.run.spec.trainer.nodes > 1 and any(address.startswith("unix:") for address in sandbox.addresses):
+            raise BadInput(
+                "spec.trainer.nodes: workers on other nodes cannot reach the sandboxes of this one; name servers that "
+                f"they can reach in {ADDRESSES}, and the folder of their certificates in {CERTIFICATES}"
+            )
         environments = self.spool / "environments.json"
         split = self.work.split
         write_environments(environments, map(kept, [*split.train, *split.holdout]))
