@@ -139,8 +139,11 @@ class _Stage:
     _read: int = 0  # bytes of verl's metrics
     _heard: float = field(default_factory=time.monotonic)  # when its last line was read
     _pending: list[tuple[int, Mapping[str, Any]]] = field(default_factory=list)
-    _exports: Exports | None = None
+    _exports: Exports = field(init=False)
     _exported: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._exports = Exports(self.spool / FOLDER)
 
     @classmethod
     async def begin(
@@ -158,6 +161,7 @@ class _Stage:
         if steps:
             work.progress.stage(name, stage.done, steps)
             stage._forget_uncommitted()
+            stage._make_missed_snapshots()
         return stage
 
     @property
@@ -195,9 +199,8 @@ class _Stage:
     async def run(self, command: list[str], line: "_Line") -> None:
         """Runs verl to the stage's last step. Raises RunFailed."""
         await self.process(command, lambda: self._follow(line))
-        if self._exports is not None:  # the last snapshots may still be in the making
-            await asyncio.to_thread(self._exports.finish)
-            self._follow(line)
+        await asyncio.to_thread(self._exports.finish)  # the last snapshots may still be in the making
+        self._follow(line)
         if self.done < self.steps:
             raise RunFailed(f"{self.name} ended after step {self.done} of {self.steps}; see {self.log}")
         shutil.rmtree(self.spool)
@@ -238,8 +241,22 @@ class _Stage:
             if _number(state) > self.done:
                 shutil.rmtree(state)
 
+    def _make_missed_snapshots(self) -> None:
+        """Of states that are there: a run that was killed may have been about to make them."""
+        for state in self.states.glob("global_step_*"):
+            if self._due(_number(state)) and not self.work.directory.checkpoint(self.name, _number(state)).exists():
+                self._export(_number(state))
+
+    def _due(self, step: int) -> bool:
+        return step == self.steps or step % self.work.run.spec.checkpoint.snapshot_every == 0
+
+    def _export(self, step: int) -> None:
+        state = self.states / f"global_step_{step}"
+        self._exports.begin(state / "actor" if self.name == "rl" else state, step)
+
     def _follow(self, line: "_Line") -> None:
         """Commits the steps that are whole by now."""
+        self._exports.check()
         self._read_metrics()
         self._adopt_snapshots()
         while self._pending:
@@ -281,16 +298,12 @@ class _Stage:
 
     def _snapshot(self, step: int) -> bool:
         """SFT has no hook in verl: begins the snapshot of a step that needs one; whether the step may be committed."""
-        every, last = self.work.run.spec.checkpoint.snapshot_every, step == self.steps
-        if not last and step % every:
+        if not self._due(step):
             return True
-        if self._exports is None:
-            self._exports = Exports(self.spool / FOLDER)
         if step not in self._exported:
-            self._exports.begin(self.states / f"global_step_{step}", step)
+            self._export(step)
             self._exported.add(step)
-        self._exports.check()
-        return not last or self.work.directory.checkpoint(self.name, step).exists()
+        return step != self.steps or self.work.directory.checkpoint(self.name, step).exists()
 
     def _adopt_snapshots(self) -> None:
         for folder in (self.spool / FOLDER).glob("[0-9]*"):
