@@ -67,7 +67,7 @@ class ServerGenerator:
         try:
             output = await self._server.generate(self._rollout, prompt_ids=list(context), sampling_params=asked)
         except Exception as error:  # whatever a remote engine raises, none of it is the rollout's doing
-            raise EngineDied(f"{type(error).__name__}: {_first_line(error)}") from error
+            raise EngineDied(f"{type(error).__name__}: {_last_line(error)}") from error
         self.timeline.generating.append((began, time.time()))
         tokens = [int(token) for token in output.token_ids]
         if not tokens or output.log_probs is None or len(output.log_probs) != len(tokens):
@@ -102,5 +102,5 @@ def waiting_seconds(timelines: Sequence[Timeline]) -> float:
     return waited
 
 
-def _first_line(error: BaseException) -> str:
+def _last_line(error: BaseException) -> str:
     return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "no message")
