@@ -7,6 +7,7 @@ and by that they are found.
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -19,6 +20,9 @@ from astra_trainer.engines.verl.job import JOB
 DIAGNOSIS, HEARTBEAT, METRICS = "diagnosis.json", "heartbeat.json", "metrics.jsonl"  # in the spool
 _POLL_SECONDS = 0.5
 _LINES = 12  # of the log, in an error
+_PAINT = re.compile(r"\x1b\[[0-9;]*m")
+_TELLING = re.compile(r"(Error|Exception|Failed)\b")
+_NOISE = re.compile(r"Warning|Traceback|Error executing job with overrides")  # verl warns of each engine it lacks
 
 
 async def run_process(
@@ -82,8 +86,8 @@ def _explain(spool: Path, what: str, log: Path) -> str:
     if (spool / HEARTBEAT).exists():
         beat = json.loads((spool / HEARTBEAT).read_bytes())
         said.append(f"it last waited for {beat['under_way']} groups of rollouts, {beat['ready']} were ready")
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    telling = [line for line in lines[-400:] if "Error" in line and "Traceback" not in line][-4:]
+    lines = [line for line in _PAINT.sub("", log.read_text(errors="replace")).splitlines() if line.strip()]
+    telling = [line for line in lines[-400:] if _TELLING.search(line) and not _NOISE.search(line)][-3:]
     tail = telling or lines[-_LINES:]
     return "; ".join(said) + f"\nthe end of {log}:\n  " + "\n  ".join(line.strip()[:300] for line in tail)
 
