@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import transfer_queue
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
@@ -24,6 +24,7 @@ from astra_trainer.batch_filling import has_spread
 from astra_trainer.engines.verl.agent_loop import TIMELINE, TRAJECTORY
 from astra_trainer.engines.verl.generation import Timeline, waiting_seconds
 from astra_trainer.engines.verl.job import FAILURES, floor
+from astra_trainer.engines.verl.processes import DIAGNOSIS
 from astra_trainer.engines.verl.watchdog import Watchdog
 from astra_trainer.groups import Group
 
@@ -148,13 +149,16 @@ class GroupSampler(ReplayBuffer):  # type: ignore[misc]
         self._filling.failed += failed
         failures = _failures(self._spool)
         if fatal := [failure for failure in failures if failure["fatal"]]:
-            raise RolloutsFailed(f"the rollout engine died: {fatal[-1]['message']}")
+            self._give_up(f"the rollout engine died: {fatal[-1]['message']}")
         if self._filling.failed > 2 * self._wanted and not self._filling.offered:
             said = {f"{failure['reason']}: {failure['message']}" for failure in failures[-32:]}
-            raise RolloutsFailed(
-                f"{self._filling.failed} groups failed and none came through: "
-                + ("; ".join(sorted(said)[:3]) or "see the log of the agent loop workers")
-            )
+            why = "; ".join(sorted(said)[:3]) or "see the log of the agent loop workers"
+            self._give_up(f"{self._filling.failed} groups failed and none came through: {why}")
+
+    def _give_up(self, why: str) -> NoReturn:
+        """Leaves the diagnosis where the stage's driver finds it, whatever verl makes of the exception."""
+        replace(self._spool / DIAGNOSIS, json.dumps({"message": why}).encode())
+        raise RolloutsFailed(why)
 
     def _ready(self, partition_id: str) -> list[str]:
         """Groups that can be trained on, those with a spread of rewards first, then the oldest, then by draw."""
@@ -178,7 +182,7 @@ class GroupSampler(ReplayBuffer):  # type: ignore[misc]
         useful = [uid for uid in ready if has_spread(self._offers.groups[uid], self._min_std)]
         chosen = useful[:batch_size] or list(ready[:1])
         if not chosen:
-            raise RolloutsFailed(f"step {global_steps}: no group came through; see the log of the agent loop workers")
+            self._give_up(f"step {global_steps}: no group came through; see the log of the agent loop workers")
         self._filling.taken = len(useful[:batch_size])
         self._filling.stale = sum(self._offers.groups[uid].trajectories[0].step < global_steps for uid in chosen)
         surplus = set(useful[batch_size:])
