@@ -70,6 +70,9 @@ def test_the_run_goes_on_to_its_end(farm: Farm) -> None:
     states = sorted(folder.name for folder in (farm.out / "state" / "verl-rl").glob("global_step_*"))
     assert states == ["global_step_4", "global_step_5"]
     assert (farm.out / "report.html").exists()
+    assert {child.name for child in farm.folder.iterdir()} == {"out", "said.txt"}, (
+        "nothing is left in the user's folder"
+    )
 
 
 def test_its_checkpoint_is_a_model_for_anyone(farm: Farm) -> None:

@@ -180,6 +180,7 @@ def rl_overrides(run: TrainingRun, site: Site, places: Places) -> list[str]:
             },
         },
         **_ray(site),
+        **_hydra(places),
     }
     if mode == "separate_async":
         settings["trainer"]["v1"][mode]["parameter_sync_step"] = 1
@@ -218,6 +219,7 @@ def sft_overrides(run: TrainingRun, site: Site, places: Places) -> list[str]:
                 "seed": spec.seed,
                 "total_epochs": 1,  # the data set holds them all
             },
+            **_hydra(places),
         }
     )
 
@@ -359,6 +361,11 @@ def _ray(site: Site) -> dict[str, Any]:
     if site.ray is None:
         start["+include_dashboard"] = False
     return {"ray_kwargs": {"ray_init": start}} if start else {}
+
+
+def _hydra(places: Places) -> dict[str, Any]:
+    """Hydra's own log goes beside the states, not into the folder that the command was given in."""
+    return {"hydra": {"run": {"dir": str(places.states)}, "output_subdir": None}}
 
 
 def _flat(settings: Mapping[str, Any]) -> list[str]:
