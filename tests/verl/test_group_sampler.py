@@ -195,6 +195,15 @@ def test_failures_end_the_run_with_their_reasons(spool: Path) -> None:
         step(sampler(rollouts), rollouts, 2)
 
 
+def test_failures_without_end_are_given_up_though_some_groups_come_through(spool: Path) -> None:
+    from astra_trainer.engines.verl.group_sampler import RolloutsFailed
+
+    rollouts = Rollouts(lambda number: "failed" if number else "useful")
+    with pytest.raises(RolloutsFailed, match="groups failed and 1 came through"):
+        step(sampler(rollouts), rollouts, 1)
+    assert rollouts.number < 10 * WANTED * ROUNDS
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_every_step_trains_on_useful_groups_alone_and_asks_within_its_limits(spool: Path, seed: int) -> None:
     rng = random.Random(seed)

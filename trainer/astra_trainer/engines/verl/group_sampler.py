@@ -150,10 +150,11 @@ class GroupSampler(ReplayBuffer):  # type: ignore[misc]
         failures = _failures(self._spool)
         if fatal := [failure for failure in failures if failure["fatal"]]:
             self._give_up(f"the rollout engine died: {fatal[-1]['message']}")
-        if self._filling.failed > 2 * self._wanted and not self._filling.offered:
+        through = self._filling.offered
+        if self._filling.failed > (self._most if through else 2 * self._wanted):
             said = {f"{failure['reason']}: {failure['message']}" for failure in failures[-32:]}
             why = "; ".join(sorted(said)[:3]) or "see the log of the agent loop workers"
-            self._give_up(f"{self._filling.failed} groups failed and none came through: {why}")
+            self._give_up(f"{self._filling.failed} groups failed and {through or 'none'} came through: {why}")
 
     def _give_up(self, why: str) -> NoReturn:
         """Leaves the diagnosis where the stage's driver finds it, whatever verl makes of the exception."""

@@ -38,8 +38,12 @@ class Watchdog(threading.Thread):
             replace(self._spool / HEARTBEAT, json.dumps({"changed": time.time(), **figures}).encode())
 
     def run(self) -> None:
+        import ray
+
         while True:
             time.sleep(_EVERY_SECONDS)
+            if not ray.is_initialized():  # the run is over; a look would start a Ray of its own
+                return
             try:
                 found = dead_actor() or self._sick_server()
             except Exception:  # a look that fails says nothing of the run: the next one may succeed
