@@ -17,9 +17,13 @@ def pool_of_environment(environment: Mapping[str, str] = os.environ) -> SandboxC
     addresses = [address for address in environment.get(ADDRESSES, "").split(",") if address]
     if not addresses:
         raise BadInput(f"{ADDRESSES}: required; give the addresses of sandbox servers, comma-separated")
-    folder = Path(environment.get(CERTIFICATES, ""))
     try:
-        certificate, key, authority = ((folder / name).read_bytes() for name in ("client.crt", "client.key", "ca.crt"))
+        return SandboxClient(addresses, client_tls(Path(environment.get(CERTIFICATES, ""))))
     except OSError as error:
         raise BadInput(f"{CERTIFICATES}: {error.filename}: {error.strerror}") from None
-    return SandboxClient(addresses, ClientTls(certificate, key, authority))
+
+
+def client_tls(folder: Path) -> ClientTls:
+    """A client's certificate, key and authority, as a run's Secret holds them. Raises OSError."""
+    certificate, key, authority = ((folder / name).read_bytes() for name in ("client.crt", "client.key", "ca.crt"))
+    return ClientTls(certificate, key, authority)

@@ -20,12 +20,9 @@ from astra_api.kube import ENVIRONMENT, TRAINING_RUN, Kube, KubeError, Object, o
 from astra_api.manifests import check, load_manifests
 from astra_api.status_writer import StatusWriter
 from astra_api.training_run import TrainingRun
-from astra_sandbox.client import SandboxClient
 from astra_sandbox.interface import SandboxError
-from astra_sandbox.pool import pool_of_environment
 from astra_trainer.kept_environments import read_environments, write_environments
-from astra_trainer.local_run import interruptible
-from astra_trainer.pipeline import train
+from astra_trainer.local_run import interruptible, train_in_pool
 from astra_trainer.report import write_report
 
 KEPT = Path("environments") / "verified.json"
@@ -59,18 +56,9 @@ def _main(file: Path, out: Path) -> int:
     _wait_until_alone(out)
     environments = keep_environments(run, kube, namespace, out)
     with StatusWriter(kube, TRAINING_RUN, namespace, run.metadata.name) as status:
-        interruptible(_train(run, environments, out, pool_of_environment(), StatusProgress(status, out)))
+        interruptible(train_in_pool(run, environments, out, StatusProgress(status, out)))
     write_report(out)
     return 0
-
-
-async def _train(
-    run: TrainingRun, environments: list[Environment], out: Path, sandbox: SandboxClient, progress: "StatusProgress"
-) -> None:
-    try:
-        await train(run, environments, out, sandbox=sandbox, progress=progress)
-    finally:
-        await sandbox.close()
 
 
 def _wait_until_alone(out: Path) -> None:

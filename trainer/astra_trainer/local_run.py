@@ -48,7 +48,7 @@ def interruptible(work: Coroutine[Any, Any, T]) -> T:
 
 async def _train(run: TrainingRun, environments: Sequence[Environment], out: Path, progress: Progress) -> Path:
     if os.environ.get(ADDRESSES):
-        return await _train_in_pool(run, environments, out, progress)
+        return await train_in_pool(run, environments, out, progress)
     spec = run.spec.sandboxes
     minimum = Isolation[spec.minimum_isolation.upper()]
     async with launch_local(spec.replicas, minimum, capacity=spec.sessions_per_pod) as sandbox:
@@ -56,7 +56,8 @@ async def _train(run: TrainingRun, environments: Sequence[Environment], out: Pat
         return await train(run, environments, out, sandbox=sandbox, progress=progress)
 
 
-async def _train_in_pool(run: TrainingRun, environments: Sequence[Environment], out: Path, progress: Progress) -> Path:
+async def train_in_pool(run: TrainingRun, environments: Sequence[Environment], out: Path, progress: Progress) -> Path:
+    """Runs or resumes a TrainingRun with the servers that `pool_of_environment` names."""
     sandbox = pool_of_environment()
     progress.note(f"sandboxes: {', '.join(sandbox.addresses)}")
     try:

@@ -28,6 +28,7 @@ from astra_api.training_run import FREE, TrainingRun
 from astra_api.yaml_documents import documents
 from astra_api.yaml_writing import yaml_text
 from astra_trainer.batch_filling import BatchFilling
+from astra_trainer.trajectory_lines import dump_lines, read_lines
 
 Stage = Literal["base", "sft", "rl"]
 _STAGES = ("base", "sft", "rl")
@@ -111,16 +112,12 @@ class RunDirectory:
 
     def save_trajectories(self, stage: Stage, step: int, split: str, trajectories: Iterable[Trajectory]) -> None:
         """Writes the trajectories of a step, one line each, in place of what may be there."""
-        text = "".join(trajectory.model_dump_json() + "\n" for trajectory in trajectories)
-        _write(self._trajectories(stage, step, split), text.encode())
+        _write(self._trajectories(stage, step, split), dump_lines(trajectories))
 
     def load_trajectories(self, stage: Stage, step: int, split: str) -> list[Trajectory] | None:
         """What `save_trajectories` wrote; None if it did not."""
         file = self._trajectories(stage, step, split)
-        if not file.exists():
-            return None
-        with file.open(encoding="utf-8") as lines:
-            return [Trajectory.model_validate_json(line) for line in lines]
+        return read_lines(file) if file.exists() else None
 
     def commit(
         self, position: Position, line: Mapping[str, Any], save_engine: Callable[[Path], None] | None = None

@@ -27,7 +27,7 @@ TRAJECTORY, TIMELINE = "astra_trajectory", "astra_timeline"  # extra fields of t
 
 @register(NAME)
 class AstraAgentLoop(AgentLoopBase):  # type: ignore[misc]
-    """Rolls out row {number, session_id, uid, global_steps} of `draws.EnvironmentDraws`."""
+    """Rolls out row {number, session_id, uid, global_steps} of `datasets.EnvironmentDraws`."""
 
     def __init__(self, trainer_config: Any, server_manager: Server, **_: Any) -> None:
         # Not the base's: it would render the chat template anew for each rollout, for helpers that are not used here.

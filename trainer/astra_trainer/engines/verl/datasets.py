@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, DistributedSampler
 
-from astra_api.records import Trajectory
 from astra_trainer.engines.verl.job import floor
 from astra_trainer.supervision import epoch_order
+from astra_trainer.trajectory_lines import read_lines
 
 
 class EnvironmentDraws(Dataset[dict[str, Any]]):
@@ -46,8 +46,7 @@ class Demonstrations(Dataset[dict[str, torch.Tensor]]):
     def __init__(self, parquet_files: str, **_: Any) -> None:
         run = floor().run
         assert run.spec.sft is not None
-        with Path(str(parquet_files)).open(encoding="utf-8") as lines:
-            self._data = [Trajectory.model_validate_json(line) for line in lines]
+        self._data = read_lines(Path(str(parquet_files)))
         order = sequence(len(self._data), run.spec.sft.batch_size, run.spec.sft.epochs, run.spec.seed)
         places: Any = range(len(order))
         shuffled: list[int] = list(DistributedSampler(places, num_replicas=1, rank=0, shuffle=True))

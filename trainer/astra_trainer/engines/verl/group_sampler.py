@@ -27,6 +27,7 @@ from astra_trainer.engines.verl.job import FAILURES, floor
 from astra_trainer.engines.verl.processes import DIAGNOSIS
 from astra_trainer.engines.verl.watchdog import Watchdog
 from astra_trainer.groups import Group
+from astra_trainer.trajectory_lines import dump_lines
 
 TRAIN = "train"  # verl's name of the partition that is trained on
 POLL_SECONDS = 0.2
@@ -185,7 +186,7 @@ class GroupSampler(ReplayBuffer):  # type: ignore[misc]
         if not chosen:
             self._give_up(f"step {global_steps}: no group came through; see the log of the agent loop workers")
         self._filling.taken = len(useful[:batch_size])
-        self._filling.stale = sum(self._offers.groups[uid].trajectories[0].step < global_steps for uid in chosen)
+        self._filling.stale = self._stale(chosen, global_steps)
         surplus = set(useful[batch_size:])
         self._filling.surplus = len(surplus)
         snapshot = dict(self.partitions[partition_id])
@@ -193,15 +194,18 @@ class GroupSampler(ReplayBuffer):  # type: ignore[misc]
         self._clear_groups(partition_id, set(ready) - set(chosen) - surplus)
         return batch
 
+    def _stale(self, chosen: Sequence[str], global_steps: int) -> int:
+        """How many were rolled out for an earlier step."""
+        return sum(self._offers.groups[uid].trajectories[0].step < global_steps for uid in chosen)
+
     def _report(self, step: int) -> dict[str, Any]:
         """Leaves the step's rollouts and figures in the spool, and begins the next step's."""
         offers, filling = self._offers, self._filling
         filling.waiting_seconds = waiting_seconds(offers.timelines)
         rolled = [trajectory for uid in offers.of_step for trajectory in offers.groups[uid].trajectories]
         rolled.sort(key=lambda trajectory: (trajectory.group, trajectory.index))
-        lines = "".join(trajectory.model_dump_json() + "\n" for trajectory in rolled)
         (self._spool / "steps").mkdir(exist_ok=True)
-        replace(self._spool / "steps" / f"{step}.jsonl", lines.encode())
+        replace(self._spool / "steps" / f"{step}.jsonl", dump_lines(rolled))
         replace(self._spool / "steps" / f"{step}.json", json.dumps(asdict(filling)).encode())
         left = self.finished_keys[TRAIN]
         self._offers = _Offers(groups={uid: group for uid, group in offers.groups.items() if uid in left})
@@ -226,12 +230,11 @@ class AsyncGroupSampler(GroupSampler, ReplayBufferAsync):  # type: ignore[misc]
         began = time.monotonic()
         found, metrics = ReplayBufferAsync.wait_for_sampleable(self, global_steps, partition_id, batch_size)
         ready = [uid for uid in self._ready(partition_id) if uid in found]
-        batch = self._materialize_batch(partition_id, ready[:batch_size], dict(self.partitions[partition_id]))
-        self._filling.taken = len(ready[:batch_size])
-        self._filling.stale = sum(
-            self._offers.groups[uid].trajectories[0].step < global_steps for uid in ready[:batch_size]
-        )
-        self._filling.surplus = len(ready[batch_size:])
+        chosen = ready[:batch_size]
+        batch = self._materialize_batch(partition_id, chosen, dict(self.partitions[partition_id]))
+        self._filling.taken = len(chosen)
+        self._filling.stale = self._stale(chosen, global_steps)
+        self._filling.surplus = len(ready) - len(chosen)
         self._filling.rollout_seconds = time.monotonic() - began
         return batch, {**metrics, **self._report(global_steps)}
 

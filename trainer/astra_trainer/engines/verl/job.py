@@ -15,7 +15,7 @@ from astra_api.files import replace
 from astra_api.records import Record
 from astra_api.training_run import Rl, TrainingRun
 from astra_sandbox.client import SandboxClient
-from astra_sandbox.link import ClientTls
+from astra_sandbox.pool import client_tls
 from astra_trainer.chat import ChatFormat
 from astra_trainer.draws import drawn
 from astra_trainer.kept_environments import read_environments
@@ -83,7 +83,8 @@ class Floor:
     @cached_property
     def sandbox(self) -> SandboxClient:
         """One client a process: its connections serve every rollout there."""
-        return SandboxClient(self.job.sandboxes, _tls(self.job.certificates))
+        certificates = self.job.certificates
+        return SandboxClient(self.job.sandboxes, client_tls(Path(certificates)) if certificates else None)
 
     @cached_property
     def settings(self) -> RolloutSettings:
@@ -111,10 +112,3 @@ FAILURES = "failures.jsonl"
 def floor() -> Floor:
     """The job of this process. Raises KeyError outside of one."""
     return Floor(Job.model_validate_json(Path(os.environ[JOB]).read_bytes()))
-
-
-def _tls(folder: str | None) -> ClientTls | None:
-    if folder is None:
-        return None
-    certificate, key, authority = (Path(folder, name).read_bytes() for name in ("client.crt", "client.key", "ca.crt"))
-    return ClientTls(certificate, key, authority)

@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from astra_api.training_run import Rl, Sft
 from astra_sandbox.client import SandboxClient
 from astra_sandbox.pool import ADDRESSES, CERTIFICATES
 from astra_trainer.compute import compute
-from astra_trainer.engines.verl.job import Job
+from astra_trainer.engines.verl.job import JOB, Job
 from astra_trainer.engines.verl.overrides import (
     Places,
     Site,
@@ -38,6 +38,7 @@ from astra_trainer.kept_environments import kept, write_environments
 from astra_trainer.reinforcement import rollout_figures
 from astra_trainer.run_directory import Position, Stage
 from astra_trainer.supervision import demonstrations
+from astra_trainer.trajectory_lines import dump_lines, read_lines
 from astra_trainer.workplace import Value, Workplace, rollout_settings
 
 _TRACKER = "latest_checkpointed_iteration.txt"  # verl's: the step of its newest whole state
@@ -63,12 +64,8 @@ def site() -> Site:
     """This machine, or the Ray cluster that RAY_ADDRESS names."""
     import torch
 
-    gpus = torch.cuda.device_count()
-    return Site(device="cuda" if gpus or "RAY_ADDRESS" in os.environ else "cpu", gpus=gpus, ray=_ray_address())
-
-
-def _ray_address() -> str | None:
-    return os.environ.get("RAY_ADDRESS") or None
+    gpus, ray = torch.cuda.device_count(), os.environ.get("RAY_ADDRESS") or None
+    return Site(device="cuda" if gpus or ray else "cpu", gpus=gpus, ray=ray)
 
 
 async def supervise(work: Workplace, start: Path, sft: Sft) -> int:
@@ -83,7 +80,7 @@ async def supervise(work: Workplace, start: Path, sft: Sft) -> int:
     if stage.done == steps:
         return steps
     file = stage.spool / "demonstrations.jsonl"
-    file.write_text("".join(trajectory.model_dump_json() + "\n" for trajectory in data), encoding="utf-8")
+    file.write_bytes(dump_lines(data))
     overrides = sft_overrides(work.run, here, stage.places(start, demonstrations=file))
     nodes, gpus = work.run.spec.trainer.nodes, work.run.spec.trainer.gpus_per_node or max(1, here.gpus)
     if nodes > 1:
@@ -157,7 +154,7 @@ class _Stage:
         room = await compute(_room, work, model)
         stage = cls(work, here, name, steps, done if steps else 0, folder, room)
         stage._write_job(model)
-        stage.site = _with_environment(here, stage.environment)
+        stage.site = replace(here, environment=stage.environment)  # Ray hands it on to workers on other nodes
         if steps:
             work.progress.stage(name, stage.done, steps)
             stage._forget_uncommitted()
@@ -180,7 +177,7 @@ class _Stage:
     @property
     def environment(self) -> dict[str, str]:
         device = _CPU if self.site.device == "cpu" else {}
-        places = {"ASTRA_VERL_JOB": str(self.job), "VERL_FILE_LOGGER_PATH": str(self.spool / METRICS)}
+        places = {JOB: str(self.job), "VERL_FILE_LOGGER_PATH": str(self.spool / METRICS)}
         return {**_EVERYWHERE, **device, **places}
 
     def places(self, model: Path, demonstrations: Path | None = None) -> Places:
@@ -324,11 +321,6 @@ def _number(state: Path) -> int:
     return int(state.name.rpartition("_")[2])
 
 
-def _with_environment(here: Site, environment: Mapping[str, str]) -> Site:
-    """Workers on other nodes do not inherit it: Ray hands it on."""
-    return Site(here.device, here.gpus, here.ray, environment)
-
-
 def _room(work: Workplace, model: Path) -> int:
     """Tokens of a sequence that a rollout server must hold, as far as the model goes."""
     limits = rollout_settings(work.run, 1.0)
@@ -352,8 +344,7 @@ def _sft_line(stage: _Stage, step: int, data: Mapping[str, Any]) -> Mapping[str,
 
 def _rl_line(stage: _Stage, step: int, data: Mapping[str, Any]) -> Mapping[str, Value]:
     spool = stage.spool / "steps"
-    with (spool / f"{step}.jsonl").open(encoding="utf-8") as lines:
-        trajectories = [Trajectory.model_validate_json(entry) for entry in lines]
+    trajectories = read_lines(spool / f"{step}.jsonl")
     filling = json.loads((spool / f"{step}.json").read_bytes())
     stage.work.directory.save_trajectories("rl", step, "train", trajectories)
     seconds = float(data["timing_s/step"])
