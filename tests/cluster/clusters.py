@@ -300,6 +300,11 @@ class _ControlPlane:
         path.write_text(text)
 
 
+# A disk that is 85% full makes a kubelet remove images that no container uses. There is no registry to fetch them from
+# again, and the pause image is among them: no new pod would ever start.
+_KUBELET = "--image-gc-high-threshold=100"
+
+
 @contextlib.contextmanager
 def kit_node(kit: Path, binaries: Path) -> Iterator[Node]:
     """The kit's node, for this process alone. `ASTRA_CLUSTER_RUN` names one that already runs; it is left running."""
@@ -308,7 +313,7 @@ def kit_node(kit: Path, binaries: Path) -> Iterator[Node]:
         yield _reach(kit, binaries, Path(running))
         return
     folder = Path(tempfile.mkdtemp(prefix="anode-"))
-    environment = {**os.environ, "ASTRA_CLUSTER_RUN": str(folder), "CG": folder.name}
+    environment = {**os.environ, "ASTRA_CLUSTER_RUN": str(folder), "CG": folder.name, "EXTRA_KUBELET_ARGS": _KUBELET}
     try:
         _script(kit / "up.sh", environment, folder)
         yield _reach(kit, binaries, folder)

@@ -360,4 +360,5 @@ def _state(node: Node) -> str:
     pods = node.kubectl("get", "pods", "-A", "-o", "wide")
     runs = node.kubectl("get", "trainingruns,synthesisruns", "-n", LAB, "-o", "yaml")
     logs = node.kubectl("logs", "-n", SYSTEM, "-l", "app.kubernetes.io/component=operator", "--tail=30")
-    return f"{pods}\n{runs[-6000:]}\n{logs}"
+    warnings = node.kubectl("get", "events", "-A", "--field-selector=type=Warning", "--sort-by=.lastTimestamp")
+    return f"{pods}\n{runs[-6000:]}\n{logs}\n{warnings[-4000:]}"
