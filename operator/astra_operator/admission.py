@@ -4,9 +4,9 @@ from typing import Any, NamedTuple
 
 from astra_api.synthesis_run import SynthesisRun
 from astra_api.training_run import FREE, TrainingRun
+from astra_operator import synthesis, training
 from astra_operator.accepting import Problem, changed_fields, read
 from astra_operator.manifests.job import RUN_FILE
-from astra_operator.training import PLACE, unrunnable
 
 
 class Admission(NamedTuple):
@@ -26,13 +26,13 @@ def admit(
     if isinstance(current, list):
         begun = None if config_map is None else model.model_validate_json(config_map["data"][RUN_FILE])
         return Admission(begun, current, begun is not None)
-    here = unrunnable(current) if isinstance(current, TrainingRun) else []
+    here = training.unrunnable(current) if isinstance(current, TrainingRun) else synthesis.unrunnable(current)
     if config_map is None:
         return Admission(None if here else current, here, False)
     begun = model.model_validate_json(config_map["data"][RUN_FILE])
     free = FREE if model is TrainingRun else ()
     before, after = (run.spec.model_dump(mode="json", by_alias=True) for run in (begun, current))
-    taken = [field for field in free if not here or field not in PLACE]
+    taken = [field for field in free if not here or field not in training.PLACE]
     accepted = model.model_validate(
         {
             "apiVersion": begun.api_version,

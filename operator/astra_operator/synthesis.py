@@ -5,15 +5,26 @@ from typing import Any
 
 from astra_api.resource import GROUP
 from astra_api.synthesis_run import SynthesisRun
+from astra_operator.accepting import Problem
 from astra_operator.farm import Farm
 from astra_operator.manifests.identity import OWNER, ROLE, Owner
 from astra_operator.manifests.job import Work
 from astra_operator.manifests.pool import Pool
 from astra_operator.runs import SYNTHESIS_PHASES, Plan
 
+_VOLUME = "/volume"
 _POOL = 2
 _RETRIES = 3
 _RESOURCES = {"requests": {"cpu": "200m", "memory": "512Mi"}, "limits": {"cpu": "2", "memory": "4Gi"}}
+
+
+def unrunnable(run: SynthesisRun) -> list[Problem]:
+    """What is wrong with a run on a cluster that is right with it elsewhere."""
+    wanted = run.spec.environments
+    if wanted is None or wanted.source.path is None or run.spec.volume is not None:
+        return []
+    message = "a Job finds it on a volume only: give spec.volume.claimName, to which the path is relative"
+    return [Problem("spec.environments.source.path", message)]
 
 
 def synthesis_plan(run: SynthesisRun, owner: Owner, farm: Farm) -> Plan:
@@ -37,6 +48,9 @@ def synthesis_plan(run: SynthesisRun, owner: Owner, farm: Farm) -> Plan:
             "verbs": ["patch"],
         },
     )
+    volume, place = run.spec.volume, {"ASTRA_OUT": "/tmp/out"}
+    if volume is not None:
+        place = {"ASTRA_OUT": f"{_VOLUME}/{run.metadata.name}", "ASTRA_FILES": _VOLUME}
     work = Work(
         owner=owner,
         role="synth",
@@ -49,7 +63,9 @@ def synthesis_plan(run: SynthesisRun, owner: Owner, farm: Farm) -> Plan:
         retries=_RETRIES,
         secret_environment=_keys(run),
         grace_seconds=30,
-        variables={"ASTRA_OUT": "/tmp/out"},
+        volumes=({"name": "volume", "persistentVolumeClaim": {"claimName": volume.claim_name}},) if volume else (),
+        mounts=({"name": "volume", "mountPath": _VOLUME},) if volume else (),
+        variables=place,
     )
     return Plan(pool=pool, work=work, manifest=manifest_of(run), phases=SYNTHESIS_PHASES)
 

@@ -183,6 +183,14 @@ class EnvironmentSynthesis(Resource):
     """Put on every Environment."""
 
 
+class RunVolume(Resource):
+    """What a run reads and keeps in a cluster. Elsewhere these are folders, and the volume counts for nothing."""
+
+    claim_name: Annotated[str, Field(min_length=1, max_length=253)]
+    """A PersistentVolumeClaim in the run's namespace. Paths are relative to it; its folder of the run's name keeps the
+    output and the teacher's answers."""
+
+
 class SynthesisRunSpec(Resource):
     """Item i of a run is a function of (seed, i)."""
 
@@ -198,6 +206,8 @@ class SynthesisRunSpec(Resource):
     """Of all that is random."""
     environments: EnvironmentSynthesis | None = None
     """With kind: environments."""
+    volume: RunVolume | None = None
+    """In a cluster; a path needs it. Without it, the teacher's answers end with the pod, and a retry pays again."""
     trajectories: dict[str, Any] | None = None
     """With kind: trajectories."""
 

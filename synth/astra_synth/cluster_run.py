@@ -1,8 +1,9 @@
 """A SynthesisRun in a cluster: `python -m astra_synth.cluster_run`, the command of its Job.
 
 The same run as `astra synth`, with the sandboxes of its pool; each environment is created through the API as soon as
-its batch is written, and the counts go into the run's own status. A Job that is started again makes the same
-environments under the same names, so those that exist already are its own.
+its batch is written, and the counts go into the run's own status. A Job that is started again finds what it made on
+the run's volume, and goes on; those that exist already are its own. Without a volume it makes them again, under the
+same names: those of tables are the same, and of a teacher's the first to be created stay.
 """
 
 import asyncio
@@ -59,7 +60,8 @@ async def _main(file: Path, out: Path) -> int:
             status.say(phase="Running", produced=produced, rejected=rejected)
 
         try:
-            ended = await synthesize(run, open_run(run, file.parent), sandbox, out, show)
+            files = Path(os.environ.get("ASTRA_FILES", file.parent))
+            ended = await synthesize(run, open_run(run, files), sandbox, out, show)
         finally:
             await sandbox.close()
         creator.create_new()

@@ -129,8 +129,8 @@ def _replace(file: Path, text: str) -> None:
 
 
 def _identity(run: SynthesisRun) -> dict[str, Any]:
-    """What decides the output: not where a teacher is reached, how fast it is asked, or what may be spent on it."""
-    spec = run.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    """What decides the output: not where it is kept, where a teacher is reached, how fast, or for how much."""
+    spec = run.spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"volume"})
     for role in ("teacher", "judge"):
         if role in spec:
             spec[role] = {name: value for name, value in spec[role].items() if name not in _OPERATIONAL}

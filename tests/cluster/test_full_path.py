@@ -17,8 +17,11 @@ from clusters import Node
 from operators import eventually
 from standin import kube_of
 
+from astra_api.environment import Environment
 from astra_api.kube import CONFIG_MAP, ENVIRONMENT, POD, SECRET, SYNTHESIS_RUN, TRAINING_RUN, Kube
+from astra_api.manifests import load_manifests
 from astra_api.records import Toolset, ToolSpec
+from astra_operator.accepting import read
 from astra_operator.manifests.identity import MANAGED
 from astra_operator.manifests.job import CLAIM, JOB, RBAC_ROLE, ROLE_BINDING, SERVICE_ACCOUNT
 from astra_operator.manifests.pool import NETWORK_POLICY, SERVICE, STATEFUL_SET
@@ -28,6 +31,8 @@ from astra_sandbox.link import ClientTls
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 ROOT = Path(__file__).parents[2]
+ASTRA = Path(sys.executable).with_name("astra")
+SCRIPT = ROOT / "tests" / "synth" / "scripted_teacher.py"
 RELEASE, SYSTEM, LAB = "farm", "astra-system", "lab"
 OPERATOR = "farm-astra-farm-operator"
 VERIFIER = f"verify-{OPERATOR}"
@@ -211,6 +216,121 @@ def _check_that_the_network_is_called_what_it_is(kube: Kube) -> None:
     assert "API server" in found["message"]
     assert _status(kube, TRAINING_RUN, "strict")["phase"] == "Provisioning"
     assert kube.get(JOB, LAB, "train-strict") is None
+
+
+def test_a_teacher_makes_on_a_cluster_what_it_makes_here(node: Node, kube: Kube, farm: Path, tmp_path: Path) -> None:
+    """The Job, killed on its way, creates the environments that `astra synth -f` writes on this machine."""
+    seeds = "".join(
+        json.dumps({"domain": "harbours", "text": f"The register of Port-{number:04d}."}) + "\n" for number in range(12)
+    )
+    (tmp_path / "seeds.jsonl").write_text(seeds)
+    out = _synthesized_here(tmp_path)
+    node.inside("/bin/sh", "-c", f"cat > {farm}/seeds.jsonl", stdin=seeds)
+    node.apply(*_teacher_objects(), _taught(f"http://teacher.{LAB}.svc:8123/v1"))
+    try:
+        eventually(lambda: _status(kube, SYNTHESIS_RUN, "harbours").get("produced"), 300, what=lambda: _state(node))
+        killed = _workers_of_synthesis(kube)
+        node.kubectl("delete", "pod", *killed, "-n", LAB, "--force", "--grace-period=0")
+        _check_rights_of_synthesis(node)
+        _wait_phase(node, kube, SYNTHESIS_RUN, "harbours", "Succeeded", 300)
+        eventually(lambda: set(_phases(kube)) == {"Verified"}, 300, every=2, what=lambda: _state(node))
+        assert killed
+        assert _workers_of_synthesis(kube) - killed, "it was killed before it was done"
+        written = [manifest.resource for manifest in load_manifests([out / "environments"])]
+        made = [read(Environment, body) for body in kube.list(ENVIRONMENT, LAB)]
+        assert {one.name: one.digest for one in made} == {one.name: one.digest for one in written}
+        assert len(made) == TAUGHT
+        for one in made:
+            assert one.metadata.labels.pop("astra.farm/synthesis-run") == "harbours"
+        assert {one.name: one.metadata.labels for one in made} == {one.name: one.metadata.labels for one in written}
+        status, here = _status(kube, SYNTHESIS_RUN, "harbours"), json.loads((out / "status.json").read_text())
+        assert status["rejectedBy"] == here["rejectedBy"] == {"CyclicTopology": 1}
+        answers = node.inside("/bin/sh", "-c", f"cd {farm}/harbours/teacher && ls */*.json").split()
+        kept = {str(file.relative_to(out / "teacher")) for file in (out / "teacher").glob("*/*.json")}
+        assert set(answers) == kept, "the same questions, each asked once however often the Job began"
+    finally:
+        node.kubectl("delete", "synthesisrun", "harbours", "-n", LAB)
+        node.kubectl("delete", "environment", "-l", "astra.farm/synthesis-run=harbours", "-n", LAB)
+        node.kubectl("delete", "pod,service,configmap,secret", "teacher", "-n", LAB, "--grace-period=1")
+    eventually(lambda: not _owned(kube), 300, every=2, what=lambda: _owned(kube))
+
+
+TAUGHT = 4
+_KEY, _FAULT = "of-the-teacher", "1=cyclic"
+
+
+def _taught(url: str) -> dict[str, Any]:
+    source = {"type": "knowledge", "path": "seeds.jsonl", "languages": ["en", "de", "zh"], "statefulShare": 0.25}
+    key = {"name": "teacher", "key": "api-key"}
+    spec = {
+        "count": TAUGHT,
+        "seed": 5,
+        "teacher": {"baseUrl": url, "model": "scripted", "apiKeySecret": key, "concurrency": 2},
+        "environments": {"source": source, "hops": {"min": 1, "max": 4}, "labels": {"set": "taught"}},
+        "volume": {"claimName": "runs"},
+    }
+    metadata = {"name": "harbours", "namespace": LAB}
+    return {"apiVersion": "astra.farm/v1alpha1", "kind": "SynthesisRun", "metadata": metadata, "spec": spec}
+
+
+def _synthesized_here(folder: Path) -> Path:
+    """The output of the run on this machine, whose teacher answers at another address."""
+    script = [sys.executable, str(SCRIPT), "--port", "0", "--key", _KEY, "--fault", _FAULT]
+    with subprocess.Popen(script, stdout=subprocess.PIPE, text=True) as teacher:
+        assert teacher.stdout is not None
+        try:
+            (folder / "run.yaml").write_text(json.dumps(_taught(teacher.stdout.readline().strip())))
+            command = [ASTRA, "synth", "-f", folder / "run.yaml", "--out", folder / "out"]
+            environment = {**os.environ, "ASTRA_TEACHER_API_KEY": _KEY}
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+        finally:
+            teacher.terminate()
+    assert done.returncode == 0, done.stderr
+    return folder / "out"
+
+
+def _teacher_objects() -> list[dict[str, Any]]:
+    """The scripted teacher as a pod, its Service and the Secret with its key."""
+    metadata = {"name": "teacher", "namespace": LAB}
+    command = ["python", "/script/teacher.py", "--host=0.0.0.0", "--port=8123", "--latency=0.3"]
+    container = {
+        "name": "teacher",
+        "image": f"docker.io/library/astra-farm-synth:{TAG}",
+        "imagePullPolicy": "Never",
+        "command": [*command, f"--key={_KEY}", f"--fault={_FAULT}"],
+        "volumeMounts": [{"name": "script", "mountPath": "/script"}],
+    }
+    pod = {"containers": [container], "volumes": [{"name": "script", "configMap": {"name": "teacher"}}]}
+    service = {"selector": {"app": "teacher"}, "ports": [{"port": 8123, "protocol": "TCP"}]}
+    script = {"teacher.py": SCRIPT.read_text()}
+    return [
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": script},
+        {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"api-key": _KEY}},
+        {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": service},
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {**metadata, "labels": {"app": "teacher"}}, "spec": pod},
+    ]
+
+
+def _workers_of_synthesis(kube: Kube) -> set[str]:
+    return {pod["metadata"]["name"] for pod in kube.list(POD, LAB, "job-name=synth-harbours")}
+
+
+def _check_rights_of_synthesis(node: Node) -> None:
+    def may(verb: str, what: str, *arguments: str) -> bool:
+        account = f"--as=system:serviceaccount:{LAB}:synth-harbours"
+        try:
+            return node.kubectl("auth", "can-i", verb, what, *arguments, account, "-n", LAB).strip() == "yes"
+        except AssertionError:  # exit code 1: no
+            return False
+
+    assert may("create", "environments.astra.farm")
+    assert may("patch", "synthesisruns.astra.farm/harbours", "--subresource=status")
+    assert not may("patch", "synthesisruns.astra.farm/other", "--subresource=status")
+    for verb in ("get", "list", "update", "patch", "delete"):
+        assert not may(verb, "environments.astra.farm")
+    for kind in ("secrets", "configmaps", "pods", "jobs.batch"):
+        assert not may("get", kind)
+        assert not may("create", kind)
 
 
 async def test_a_session_is_under_gvisor_and_reaches_nothing(node: Node, kube: Kube, farm: Path) -> None:

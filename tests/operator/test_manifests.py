@@ -8,11 +8,14 @@ from farms import FARM, census, environment, environment_body, owner, plan, synt
 from hypothesis import given
 from hypothesis import strategies as st
 
+from astra_api.synthesis_run import SynthesisRun
 from astra_operator.actions import Apply
+from astra_operator.admission import admit
 from astra_operator.environments import dedicated_pool
 from astra_operator.manifests.identity import Owner
 from astra_operator.manifests.job import access_objects, claim_object, job_object, run_object
 from astra_operator.manifests.pool import CANARY, pool_objects
+from astra_operator.synthesis import unrunnable
 from astra_operator.training import manifest_of
 
 TRAINING, SYNTHESIS = plan(training_run()), plan(synthesis_run())
@@ -157,6 +160,31 @@ def test_keys_of_teacher_and_judge_come_by_reference() -> None:
     for part in endpoints:
         wanted = {"secretKeyRef": {"name": part, "key": "k"}}
         assert found[f"ASTRA_{part.upper()}_API_KEY"] == wanted
+
+
+def test_a_synthesis_reads_and_keeps_on_its_volume() -> None:
+    source = {"source": {"type": "questions", "path": "questions.txt"}}
+    teacher = {"baseUrl": "http://vllm:8000/v1", "model": "m"}
+    volume = {"claimName": "runs"}
+    run = synthesis_run(environments=source, teacher=teacher, volume=volume)
+    pod = job_object(plan(run).work).manifest["spec"]["template"]["spec"]
+    assert {"name": "volume", "persistentVolumeClaim": volume} in pod["volumes"]
+    (container,) = pod["containers"]
+    assert {"name": "volume", "mountPath": "/volume"} in container["volumeMounts"]
+    told = {each["name"]: each.get("value") for each in container["env"]}
+    assert (told["ASTRA_FILES"], told["ASTRA_OUT"]) == ("/volume", "/volume/tables")
+    assert unrunnable(run) == []
+
+
+def test_a_path_that_no_job_could_read_is_refused_by_its_field() -> None:
+    body = synthesis_run(environments={"source": {"type": "tables", "path": "pack.yaml"}}).model_dump(
+        mode="json", by_alias=True, exclude_none=True
+    )
+    refused = admit(SynthesisRun, body, None)
+    assert refused.run is None
+    assert [problem.field for problem in refused.problems] == ["spec.environments.source.path"]
+    body["spec"]["volume"] = {"claimName": "runs"}
+    assert admit(SynthesisRun, body, None).problems == []
 
 
 kinds = st.sampled_from(["Environment", "SynthesisRun", "TrainingRun"])

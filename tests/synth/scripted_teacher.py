@@ -6,7 +6,7 @@ request tells which item it is about. An item may have a fault (see FAULTS); all
     with ScriptedTeacher({17: "cyclic", 23: "http-500"}) as teacher:
         ... teacher.url ...  teacher.paid ...
 
-    python tests/synth/scripted_teacher.py --port 8123      # alone, without faults
+    python tests/synth/scripted_teacher.py --port 8123 --fault 17=cyclic      # alone
 """
 
 import argparse
@@ -530,6 +530,7 @@ class ScriptedTeacher:
     """The server. `paid` holds the requests that were answered, in order of their answers."""
 
     faults: Mapping[int, str] = field(default_factory=dict)
+    host: str = "127.0.0.1"
     port: int = 0
     latency: float = 0.0
     understands_schemas: bool = True  # else it answers 400 to a response_format
@@ -541,7 +542,7 @@ class ScriptedTeacher:
         self.script = Script(self.faults)
         self.seen: dict[str, int] = {}
         self.lock = threading.Lock()
-        self._server = _Server(("127.0.0.1", self.port), _Handler)
+        self._server = _Server((self.host, self.port), _Handler)
         self._server.teacher = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
@@ -643,10 +644,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 answers other machines")
     parser.add_argument("--port", type=int, default=8123)
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
+    parser.add_argument("--key", help="the one that callers must have; any unless given")
+    parser.add_argument("--fault", action="append", default=[], metavar="ITEM=FAULT", help="one of FAULTS")
     options = parser.parse_args()
-    with ScriptedTeacher(port=options.port, latency=options.latency) as teacher:
+    faults = {int(item): fault for item, _, fault in (given.partition("=") for given in options.fault)}
+    with ScriptedTeacher(faults, options.host, options.port, options.latency, expected_key=options.key) as teacher:
         print(teacher.url, flush=True)
         threading.Event().wait()
 

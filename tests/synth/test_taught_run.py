@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from astra_api.errors import BadInput
-from astra_api.synthesis_run import SynthesisRunStatus
+from astra_api.synthesis_run import RunVolume, SynthesisRunStatus
 from astra_api.yaml_writing import manifest_text
 from astra_sandbox.client import SandboxClient
 from astra_sandbox.interface import Sandbox
@@ -246,6 +246,10 @@ async def test_what_changes_the_output_is_another_run(
     await make(taught_run(teacher.url, 1), tmp_path, tmp_path / "out", sandbox)
     with pytest.raises(BadInput, match=r"differs in spec\.environments\.qualityThreshold"):
         await make(taught_run(teacher.url, 1, qualityThreshold=0.5), tmp_path, tmp_path / "out", sandbox)
+    here = taught_run(teacher.url, 1)
+    volume = {"volume": RunVolume(claim_name="runs")}
+    elsewhere = here.model_copy(update={"spec": here.spec.model_copy(update=volume)})
+    await make(elsewhere, tmp_path, tmp_path / "out", sandbox)  # where it runs makes no difference
     write_seeds(tmp_path, [1, 3])
     with pytest.raises(BadInput, match="differs in seeds"):
         await make(taught_run(teacher.url, 1), tmp_path, tmp_path / "out", sandbox)
