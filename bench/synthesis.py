@@ -41,25 +41,28 @@ def main() -> None:
 
 
 async def measure(url: str, count: int, level: Isolation) -> None:
-    """Runs once and prints what it took."""
+    """Runs twice and prints what it took: the teacher is asked, then its answers are there already."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run = prepared(folder, url, count)
-        start, mine = time.perf_counter(), time.process_time()
-        async with launch_local(level=level) as sandbox:
-            begin = time.perf_counter()
-            status = await synthesize(run, open_run(run, folder), sandbox, folder / "out", lambda *_: None)
-            seconds = time.perf_counter() - begin
-        mine = time.process_time() - mine
-        calls = sum(1 for _ in (folder / "out" / "teacher").glob("??/*.json"))
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    sandboxes = used.ru_utime + used.ru_stime
-    print(f"{level.name.lower()}: {status.produced} environments, {status.rejected} rejects, {calls} calls")
-    print(f"{seconds:.1f} s ({time.perf_counter() - start:.1f} s with the start of the sandbox)")
-    print(f"1,000 environments at this rate: {1000 * seconds / max(1, status.produced) / 60:.1f} minutes")
-    print(
-        f"processor time an environment: pipeline {mine / count * 1e3:.0f} ms, sandbox {sandboxes / count * 1e3:.0f} ms"
-    )
+        run, answers = prepared(folder, url, count), folder / "answers"
+        for what in ("asked", "kept"):
+            source = open_run(run, folder, answers)  # loads libraries and a language model, once a run
+            before, mine = resource.getrusage(resource.RUSAGE_CHILDREN), time.process_time()
+            async with launch_local(level=level) as sandbox:
+                start = time.perf_counter()
+                status = await synthesize(run, source, sandbox, folder / what, lambda *_: None)
+                seconds = time.perf_counter() - start
+            mine = time.process_time() - mine
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            sandboxes = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            calls = sum(1 for _ in answers.glob("??/*.json"))
+            print(f"{calls} calls {what}: {status.produced} environments, {status.rejected} rejects, {seconds:.1f} s")
+            print(f"  1,000 environments at this rate: {1000 * seconds / max(1, status.produced) / 60:.1f} minutes")
+            each = (
+                f"pipeline {mine / count * 1e3:.0f} ms",
+                f"sandbox ({level.name.lower()}) {sandboxes / count * 1e3:.0f} ms",
+            )
+            print(f"  processor time an environment: {', '.join(each)}")
 
 
 def prepared(folder: Path, url: str, count: int) -> SynthesisRun:

@@ -60,10 +60,12 @@ class Endpoint:
             body = self._body(request)
             try:
                 async with asyncio.timeout((self.spec.timeout_seconds + _LONGEST_WAIT) * (self.spec.retries + 1)):
-                    raw = await self._client.chat.completions.with_raw_response.create(
-                        **body, extra_headers={"Idempotency-Key": key}
+                    headers = {"Idempotency-Key": key}
+                    # not chat.completions.create: that walks through the whole body by its types, schema and all
+                    text = await self._client.post(
+                        "/chat/completions", cast_to=str, body=body, options={"headers": headers}
                     )
-                return _answer(raw.http_response.text)
+                return _answer(text)
             except openai.BadRequestError as error:
                 self._adapt(error, body)
             except openai.UnprocessableEntityError as error:
