@@ -250,6 +250,32 @@ async def test_an_event_loop_works(real_sandbox: Sandbox, hostile: Toolset) -> N
     await close(session)
 
 
+LIBRARY = """
+import asyncio, bz2, ctypes, decimal, hashlib, lzma, sqlite3, ssl, statistics, unicodedata, zlib, zoneinfo
+
+def early():
+    rows = sqlite3.connect(":memory:").execute("select 6 * 7").fetchall()
+    digest = hashlib.new("sha3_256", lzma.decompress(lzma.compress(bz2.compress(zlib.compress(b"x"))))).hexdigest()
+    return [rows, digest[:8], str(decimal.Decimal(1) / 3)[:5], zoneinfo.ZoneInfo("Asia/Tokyo").key]
+
+def late():
+    import _zoneinfo, csv, xml.etree.ElementTree
+    return [next(csv.reader(["a,b"])), xml.etree.ElementTree.fromstring("<a>b</a>").text]
+"""
+
+
+async def test_the_standard_library_is_there_with_its_compiled_modules(
+    real_sandbox: Sandbox, make_toolset: MakeToolset
+) -> None:
+    session = (await real_sandbox.open_sessions(make_toolset(LIBRARY, "early", "late"), 1))[0]
+    early = await session.call("early", "{}")
+    assert isinstance(early, ToolResult), early
+    assert json.loads(early.json_text)[0::2] == [[[42]], "0.333"]
+    assert json.loads(early.json_text)[3] == "Asia/Tokyo"
+    assert await session.call("late", "{}") == ToolResult(json_text='[["a","b"],"b"]')
+    await close(session)
+
+
 async def test_a_process_that_dies_between_calls_is_replaced(real_sandbox: Sandbox, hostile: Toolset) -> None:
     session = (await real_sandbox.open_sessions(hostile, 1))[0]
     assert await session.call("alarm", "{}") == ToolResult(json_text='"set"')

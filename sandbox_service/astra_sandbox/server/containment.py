@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import astra_sandbox
-from astra_sandbox.server.library import write_library
+from astra_sandbox.server.library import copy_compiled_modules, write_library
 
 _OWN = Path(astra_sandbox.__file__).parent
 _START = (
@@ -95,7 +95,7 @@ def jail(control_fd: int, variant: int, scratch: str, library: Path | None) -> P
         scratch="/scratch",
         scratch_is_new=False,
         own_paths=(str(_OWN.parent),),
-        read_only=("/python.zip", "/usr"),
+        read_only=tuple(f"/{entry.name}" for entry in sorted(root.iterdir()) if entry.name != "scratch"),
         drop_user=_may_change_user(),
         enclose=True,
         jail=str(root),
@@ -103,7 +103,7 @@ def jail(control_fd: int, variant: int, scratch: str, library: Path | None) -> P
 
 
 def _furnish(root: Path, library: Path | None) -> None:
-    """The root folder of a jail: Python's library, and a place for sessions."""
+    """The root folder of a jail: Python's library, what its compiled modules load, and a place for sessions."""
     building = root.with_name("building")
     (building / "scratch").mkdir(parents=True)
     archive = building / "python.zip"
@@ -111,8 +111,11 @@ def _furnish(root: Path, library: Path | None) -> None:
         write_library(archive)
     else:
         shutil.copyfile(library, archive)
-    for path, mode in ((building, 0o755), (archive, 0o444), (building / "scratch", 0o1333)):
-        path.chmod(mode)
+    copy_compiled_modules(building)
+    for path in [building, *building.rglob("*")]:
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() else 0o555)
+    (building / "scratch").chmod(0o1333)
     building.rename(root)
 
 

@@ -1,8 +1,12 @@
-"""Python's library and the time zones as one archive: all that there is to read in the root folder of a jail."""
+"""What there is to read in the root folder of a jail: Python's library and the time zones as one archive, and the
+compiled modules with the shared libraries that they need, where they always are."""
 
 import importlib.util
 import marshal
 import os
+import shutil
+import subprocess
+import sys
 import sysconfig
 import zipfile
 from collections.abc import Iterator
@@ -12,6 +16,7 @@ _UNWANTED = {
     *("test", "tests", "idlelib", "tkinter", "turtledemo", "lib2to3", "ensurepip", "site-packages", "dist-packages"),
     *("right", "posix", "__pycache__"),
 }
+_UNWANTED_COMPILED = ("_test", "_xx", "xx", "_tkinter", "_ctypes_test", "_crypt")
 
 
 def write_library(path: Path) -> None:
@@ -27,6 +32,40 @@ def write_library(path: Path) -> None:
             packages.add(name.parent)
         for package in sorted(packages):
             archive.writestr(str(package / "__init__.py"), "")
+
+
+_LOAD_ALL = """
+import sys
+
+def mapped():
+    with open("/proc/self/maps") as maps:
+        return {line.split(maxsplit=5)[5].strip() for line in maps if "/" in line}
+
+before = mapped()
+for name in sys.argv[1:]:
+    try:
+        __import__(name)
+    except ImportError:
+        pass
+print(*sorted(mapped() - before), sep="\\n")
+"""
+
+
+def copy_compiled_modules(root: Path) -> None:
+    """Copies this interpreter's compiled modules below `root`, and what the dynamic loader loads with them."""
+    folders = [Path(path) for path in sys.path if Path(path).name == "lib-dynload"]
+    names = {path.name.partition(".")[0] for folder in folders for path in folder.glob("*.so")}
+    wanted = sorted(name for name in names if not name.startswith(_UNWANTED_COMPILED))
+    command = [sys.executable, "-I", "-c", _LOAD_ALL, *wanted]
+    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")
+    cache = Path("/etc/ld.so.cache")  # where libraries are that are in none of the loader's own folders
+    for path in [Path(name) for name in loaded if ".so" in name] + [cache] * cache.exists():
+        copy = Path(f"{root}{path}")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+        for other in path.parent.glob(path.name.partition(".so")[0] + ".so*"):  # it is asked for by its short name
+            if other.is_symlink() and other.resolve() == path:
+                copy.with_name(other.name).symlink_to(path.name)
 
 
 def _below(top: Path, suffix: str) -> Iterator[Path]:

@@ -9,7 +9,6 @@ pid, ipc and network namespaces, but mounts nothing in them; there a root folder
 
 import contextlib
 import ctypes
-import importlib
 import os
 import sys
 import sysconfig
@@ -52,20 +51,13 @@ def regain() -> None:
     _set_capabilities(1 << _CAP_SYS_ADMIN)
 
 
-def load_compiled_modules() -> None:
-    """Loads those of Python's library, which cannot be found in a jail. To be called while the library can be read."""
-    for name in _compiled_modules():
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
-
-
 def jail(root: str) -> None:
-    """Makes `root` the root folder, and its archive the place where modules are found."""
+    """Makes `root` the root folder: modules are found in its archive, and compiled ones where they always are."""
     library = sysconfig.get_path("stdlib")
     if _libc.chroot(os.fsencode(root)) != 0:
         raise OSError(ctypes.get_errno(), "no root folder of its own")
     os.chdir("/")
-    sys.path[:] = [_ARCHIVE]
+    sys.path[:] = [_ARCHIVE, *(path for path in sys.path if os.path.basename(path) == "lib-dynload")]
     sys.path_importer_cache.clear()
     for module in list(sys.modules.values()):  # packages look for their own parts where they were loaded from
         if getattr(module, "__path__", None):
@@ -122,10 +114,3 @@ def _set_capabilities(mask: int) -> None:
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
     sets = (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)  # effective, permitted, inheritable; low words, high words
     _libc.capset(header, sets)
-
-
-def _compiled_modules() -> list[str]:
-    folder = os.path.join(sysconfig.get_path("platstdlib"), "lib-dynload")
-    names = {name.partition(".")[0] for name in os.listdir(folder)} if os.path.isdir(folder) else set()
-    unwanted = ("_test", "_xx", "xx", "_tkinter", "_ctypes_test", "_crypt")
-    return sorted(name for name in names if not name.startswith(unwanted))

@@ -15,15 +15,13 @@ import os
 import random
 import resource
 import select
-import shutil
 import signal
 import socket
 import sys
 import threading
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from astra_sandbox.worker import session
 from astra_sandbox.worker.confine import (
@@ -42,8 +40,7 @@ _MAX_COMMAND = 1 << 16
 _encode_json, _decode_json = json.JSONEncoder().encode, json.JSONDecoder().decode  # a source may patch `json`
 
 
-@dataclass(frozen=True)
-class Confinement:
+class Confinement(NamedTuple):
     """What a zygote prepares for its templates and sessions."""
 
     scratch: str
@@ -207,6 +204,8 @@ class Template:
             try:
                 os.rmdir(directory)  # nearly always empty
             except OSError:
+                import shutil  # rarely needed, and every session would carry it
+
                 shutil.rmtree(directory, ignore_errors=True)
             cpu = round(usage.ru_utime + usage.ru_stime, 3)
             self._control.send(_encode_json({"ended": number, "status": status, "cpu": cpu}).encode())

@@ -5,13 +5,10 @@ Its first message holds its settings; every further one orders a template: `{"to
 """
 
 import base64
-import collections  # the imports without a use here spare every template their cost
+import collections  # the imports without a use here spare templates their cost; each costs every fork a little
 import datetime
-import decimal
-import fractions
 import functools
 import gc
-import hashlib
 import itertools
 import json
 import math
@@ -20,17 +17,14 @@ import re
 import resource
 import signal
 import socket
-import statistics
 import string
 import sys
-import typing
-import unicodedata
+from typing import Any
 
 from astra_sandbox.worker import clock, enclosure, template
 from astra_sandbox.worker.confine import FileView, SyscallFilter, address_space, hide_from_peers
 
-_WARM = (collections, datetime, decimal, fractions, functools, hashlib, itertools, math, re, statistics, string)
-_WARM_TOO = (typing, unicodedata)
+_WARM = (collections, datetime, functools, itertools, math, re, string)
 
 NOBODY = 65534
 _MAX_MESSAGE = 1 << 16
@@ -47,8 +41,6 @@ def main(control_fd: int) -> None:
         os.makedirs(settings["scratch"], exist_ok=True)
         os.chmod(settings["scratch"], 0o1333)
     devnull = os.open(os.devnull, os.O_RDWR)
-    if settings["jail"]:
-        enclosure.load_compiled_modules()
     if settings["drop_user"]:
         enclosure.keep_capabilities()
         os.setgroups([])
@@ -85,7 +77,7 @@ def main(control_fd: int) -> None:
             os.close(fd)
 
 
-def _enclose(settings: dict[str, typing.Any]) -> tuple[list[str], list[str]]:
+def _enclose(settings: dict[str, Any]) -> tuple[list[str], list[str]]:
     """(namespaces that this zygote entered by itself, those that each template can have of its own)."""
     if not settings["enclose"]:
         enclosure.drop_capabilities()
@@ -99,9 +91,7 @@ def _enclose(settings: dict[str, typing.Any]) -> tuple[list[str], list[str]]:
     return entered, enclosure.try_out(settings["scratch"])
 
 
-def _become_template(
-    order: dict[str, typing.Any], fds: list[int], confinement: template.Confinement, devnull: int
-) -> None:
+def _become_template(order: dict[str, Any], fds: list[int], confinement: template.Confinement, devnull: int) -> None:
     try:
         with open(fds[1], encoding="utf-8") as file:
             source = file.read()
