@@ -82,7 +82,7 @@ images: init ## build all images with a Docker engine (TAG=...)
 kind-up: init ## a farm in kind: cluster, images, chart, a first TrainingRun
 	@PYTHON=$(BIN)/python scripts/kind_up.sh
 
-bench: init ## benchmarks (minutes): see bench/README.md
+bench: init ## the sandbox benchmark (minutes); the others: python bench/NAME.py --help
 	@$(BIN)/python bench/sandbox.py
 
 adversary: init ## hostile tools at every level of containment, as a table (minutes)

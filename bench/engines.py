@@ -1,10 +1,10 @@
 """The same RL run on both engines, from the same checkpoint: do their curves agree?
 
-    .venv-verl/bin/astra train -f examples/verl-cpu.yaml --out runs/verl-cpu
-    .venv-verl/bin/python bench/engines.py --checkpoint runs/verl-cpu/checkpoints/sft-40 [--steps 12]
+    .venv-verl/bin/astra demo --out runs/demo
+    .venv-verl/bin/python bench/engines.py --demo runs/demo [--steps 20]
 
-Same environments, draws, mixed-in tools, groups, losses and learning rate; the samplers differ, so the curves agree in
-trend, not point by point. Prints a table and writes `engines.png`.
+Both start from the demo's SFT checkpoint, with its environments, draws, mixed-in tools, groups, losses and learning
+rate; the samplers differ, so the curves agree in trend, not point by point. Prints a table and writes `engines.png`.
 """
 
 import argparse
@@ -19,20 +19,20 @@ import yaml
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "verl-cpu.yaml"
 ENGINES = ("embedded", "verl")
-SHOWN = ("reward_mean", "tool_calls", "response_tokens", "loss", "grad_norm", "logprob_mismatch_mean")
+SHOWN = ("reward_mean", "tool_calls", "precision", "recall", "grad_norm", "logprob_mismatch_mean")
 
 
-def manifests(engine: str, checkpoint: Path, steps: int) -> list[dict[str, Any]]:
-    """The example's documents, without SFT, from a checkpoint."""
-    documents: list[dict[str, Any]] = list(yaml.safe_load_all(EXAMPLE.read_text(encoding="utf-8")))
-    run = documents[0]
+def manifest(engine: str, demo: Path, steps: int) -> dict[str, Any]:
+    """The demo's TrainingRun without SFT, from its SFT checkpoint; what is verl's own is the example's."""
+    run: dict[str, Any] = yaml.safe_load((demo / "run.yaml").read_text(encoding="utf-8"))
     spec = run["spec"]
+    (start,) = (line for line in lines(demo) if line["kind"] == "evaluation" and line["stage"] == "sft")
     del spec["sft"]
-    spec |= {"engine": engine, "model": {"path": str(checkpoint.absolute())}}
-    spec["rl"] |= {"steps": steps, "groupSize": 8, "batchSize": 32, "irrelevantTools": {"perBand": 1}}
-    if engine == "embedded":
-        del spec["verl"]
-    return documents
+    spec |= {"engine": engine, "model": {"path": str((demo / "checkpoints" / f"sft-{start['step']}").absolute())}}
+    spec["rl"]["steps"] = steps
+    if engine == "verl":
+        spec["verl"] = next(yaml.safe_load_all(EXAMPLE.read_text(encoding="utf-8")))["spec"]["verl"]
+    return run
 
 
 def trained(engine: str, given: argparse.Namespace) -> list[dict[str, Any]]:
@@ -40,10 +40,14 @@ def trained(engine: str, given: argparse.Namespace) -> list[dict[str, Any]]:
     out = given.out / engine
     file = given.out / f"{engine}.yaml"
     given.out.mkdir(parents=True, exist_ok=True)
-    file.write_text(yaml.safe_dump_all(manifests(engine, given.checkpoint, given.steps)), encoding="utf-8")
-    subprocess.run([Path(sys.executable).with_name("astra"), "train", "-f", file, "--out", out], check=True)
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["kind"] == "train" and line["stage"] == "rl"]
+    file.write_text(yaml.safe_dump(manifest(engine, given.demo, given.steps)), encoding="utf-8")
+    astra = Path(sys.executable).with_name("astra")
+    subprocess.run([astra, "train", "-f", file, "-f", given.demo / "environments", "--out", out], check=True)
+    return [line for line in lines(out) if line["kind"] == "train" and line["stage"] == "rl"]
+
+
+def lines(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def plot(found: dict[str, list[dict[str, Any]]], file: Path) -> None:
@@ -64,8 +68,8 @@ def plot(found: dict[str, list[dict[str, Any]]], file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a model folder that both start from")
-    parser.add_argument("--steps", type=int, default=12, help="of RL")
+    parser.add_argument("--demo", type=Path, required=True, help="a finished `astra demo --out DIR`")
+    parser.add_argument("--steps", type=int, default=20, help="of RL")
     parser.add_argument("--out", type=Path, default=Path("runs/bench-engines"), help="folder of both run directories")
     given = parser.parse_args()
     found = {engine: trained(engine, given) for engine in ENGINES}
