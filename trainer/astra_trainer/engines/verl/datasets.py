@@ -64,7 +64,11 @@ class Demonstrations(Dataset[dict[str, torch.Tensor]]):
         }
 
 
-def sequence(count: int, batch_size: int, epochs: int, seed: int) -> list[int]:
-    """Numbers of demonstrations, a batch after the other: of each epoch its whole batches, in `epoch_order`."""
+def sequence(rows: int, batch_size: int, epochs: int, seed: int) -> list[int]:
+    """Rows, a batch after the other: of each epoch its whole batches, in `epoch_order`.
+
+    `rows`: the demonstrations as the first epoch sees them, then as the second does, and so on.
+    """
+    count = rows // epochs
     whole = count - count % batch_size
-    return [number for epoch in range(epochs) for number in epoch_order(count, seed, epoch)[:whole]]
+    return [epoch * count + number for epoch in range(epochs) for number in epoch_order(count, seed, epoch)[:whole]]
