@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import os
 import sys
-import sysconfig
 
 _FLAGS = {"mnt": 0x00020000, "ipc": 0x08000000, "pid": 0x20000000, "net": 0x40000000, "user": 0x10000000}
 _MS_PRIVATE_REC, _MS_NOSUID_NODEV_NOEXEC = 1 << 18 | 1 << 14, 2 | 4 | 8
@@ -53,7 +52,7 @@ def regain() -> None:
 
 def jail(root: str) -> None:
     """Makes `root` the root folder: modules are found in its archive, and compiled ones where they always are."""
-    library = sysconfig.get_path("stdlib")
+    library = os.path.dirname(os.__file__)
     if _libc.chroot(os.fsencode(root)) != 0:
         raise OSError(ctypes.get_errno(), "no root folder of its own")
     os.chdir("/")
