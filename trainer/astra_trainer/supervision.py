@@ -13,7 +13,6 @@ from astra_api.training_run import FilesDataset, Sft
 from astra_trainer.compute import compute
 from astra_trainer.demonstrations import DemonstrationSettings, demonstrate_all
 from astra_trainer.file_dataset import load_demonstrations
-from astra_trainer.remixing import Remixer
 from astra_trainer.run_directory import Position
 from astra_trainer.seeds import derive_seed
 from astra_trainer.workplace import Value, Workplace
@@ -37,18 +36,16 @@ async def supervise(work: Workplace, start: Path, sft: Sft) -> int:
     from astra_trainer.engines.embedded.engine import Schedule
 
     engine = await work.engine(start, Schedule(sft.learning_rate, total, "cosine", _WARMUP), began)
-    again = remixer(work, sft)
     for step in range(done + 1, total + 1):
-        epoch, numbers = numbers_of_step(len(data), sft.batch_size, work.run.spec.seed, step)
-        batch = [again.remixed(data[number], epoch) for number in numbers]
-        await _step(work, engine, batch, step, last=step == total)
+        await _step(work, engine, sft, data, step, last=step == total)
     return total
 
 
 async def _step(
-    work: Workplace, engine: "EmbeddedEngine", batch: Sequence[Trajectory], step: int, *, last: bool
+    work: Workplace, engine: "EmbeddedEngine", sft: Sft, data: Sequence[Trajectory], step: int, *, last: bool
 ) -> None:
     began = time.monotonic()
+    batch = batch_of_step(data, sft.batch_size, work.run.spec.seed, step)
     metrics = await compute(engine.sft_step, batch)
     line: dict[str, Value] = {
         "kind": "train",
@@ -60,16 +57,11 @@ async def _step(
     await work.commit(engine, Position(stage="sft", step=step), line, last=last)
 
 
-def remixer(work: Workplace, sft: Sft) -> Remixer:
-    """Of the run's demonstrations, for the epochs after the first."""
-    return Remixer(work.split.train, work.mixer, work.chat, seed=work.run.spec.seed, max_length=sft.max_length)
-
-
-def numbers_of_step(count: int, size: int, seed: int, step: int) -> tuple[int, list[int]]:
-    """(epoch from 0, numbers of its demonstrations) of a step (from 1). Each epoch has its own order of them all."""
-    steps = -(-count // size)
+def batch_of_step(data: Sequence[Trajectory], size: int, seed: int, step: int) -> list[Trajectory]:
+    """The trajectories of a step (from 1): a function of (data, size, seed, step). Each epoch has its own order."""
+    steps = -(-len(data) // size)
     epoch, part = divmod(step - 1, steps)
-    return epoch, epoch_order(count, seed, epoch)[part * size : (part + 1) * size]
+    return [data[number] for number in epoch_order(len(data), seed, epoch)[part * size : (part + 1) * size]]
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> list[int]:

@@ -64,11 +64,7 @@ class Demonstrations(Dataset[dict[str, torch.Tensor]]):
         }
 
 
-def sequence(rows: int, batch_size: int, epochs: int, seed: int) -> list[int]:
-    """Rows, a batch after the other: of each epoch its whole batches, in `epoch_order`.
-
-    `rows`: the demonstrations as the first epoch sees them, then as the second does, and so on.
-    """
-    count = rows // epochs
+def sequence(count: int, batch_size: int, epochs: int, seed: int) -> list[int]:
+    """Numbers of demonstrations, a batch after the other: of each epoch its whole batches, in `epoch_order`."""
     whole = count - count % batch_size
-    return [epoch * count + number for epoch in range(epochs) for number in epoch_order(count, seed, epoch)[:whole]]
+    return [number for epoch in range(epochs) for number in epoch_order(count, seed, epoch)[:whole]]

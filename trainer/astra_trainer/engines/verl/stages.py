@@ -37,7 +37,7 @@ from astra_trainer.evaluation import Evaluation, summary
 from astra_trainer.kept_environments import kept, write_environments
 from astra_trainer.reinforcement import rollout_figures
 from astra_trainer.run_directory import Position, Stage
-from astra_trainer.supervision import demonstrations, remixer
+from astra_trainer.supervision import demonstrations
 from astra_trainer.trajectory_lines import dump_lines, read_lines
 from astra_trainer.workplace import Value, Workplace, rollout_settings
 
@@ -80,8 +80,7 @@ async def supervise(work: Workplace, start: Path, sft: Sft) -> int:
     if stage.done == steps:
         return steps
     file = stage.spool / "demonstrations.jsonl"
-    again = remixer(work, sft)
-    file.write_bytes(dump_lines([again.remixed(each, epoch) for epoch in range(sft.epochs) for each in data]))
+    file.write_bytes(dump_lines(data))
     overrides = sft_overrides(work.run, here, stage.places(start, demonstrations=file))
     nodes, gpus = work.run.spec.trainer.nodes, work.run.spec.trainer.gpus_per_node or max(1, here.gpus)
     if nodes > 1:
