@@ -52,14 +52,18 @@ print(*sorted(mapped() - before), sep="\\n")
 
 
 def copy_compiled_modules(root: Path) -> None:
-    """Copies this interpreter's compiled modules below `root`, and what the dynamic loader loads with them."""
+    """Copies this interpreter's compiled modules below `root`, and what the dynamic loader loads with them.
+
+    Raises OSError when the interpreter cannot say which these are.
+    """
     folders = [Path(path) for path in sys.path if Path(path).name == "lib-dynload"]
     names = {path.name.partition(".")[0] for folder in folders for path in folder.glob("*.so")}
     wanted = sorted(name for name in names if not name.startswith(_UNWANTED_COMPILED))
     command = [sys.executable, "-I", "-c", _LOAD_ALL, *wanted]
-    loaded = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")
-    cache = Path("/etc/ld.so.cache")  # where libraries are that are in none of the loader's own folders
-    for path in [Path(name) for name in loaded if ".so" in name] + [cache] * cache.exists():
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    if told.returncode:
+        raise OSError(f"Python's compiled modules cannot be loaded: {told.stderr[-300:]}")
+    for path in [Path(name) for name in told.stdout.splitlines() if ".so" in name]:
         copy = Path(f"{root}{path}")
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
