@@ -12,8 +12,8 @@
 
 Each arm is a TrainingRun of its own and goes on where it was interrupted. All checkpoints are then evaluated alike, on
 the demo's held-out environments: with irrelevant tools as in the demo, and with tools of a pack that no arm has seen
-(`wrong tool`: the share of calls to one of those). Writes DIR/seed-N/results.json, DIR/results.png, and prints tables
-over all seeds that DIR holds.
+(`wrong tool`: the share of calls to one of those; `F1 among unseen`). Writes DIR/seed-N/results.json, DIR/results.png,
+and prints tables over all seeds that DIR holds.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from typing import Any
 from astra_api.environment import Environment
 from astra_api.manifests import load_manifests
 from astra_api.synthesis_run import SynthesisRun
-from astra_api.training_run import Bands, BatchFilling, GoldDataset, IrrelevantTools, Model, Sft, TrainingRun
+from astra_api.training_run import Bands, GoldDataset, IrrelevantTools, Model, Sft, TrainingRun
 from astra_cli.demo import seeded_runs
 from astra_sandbox.interface import Sandbox
 from astra_sandbox.launching import launch_local
@@ -50,7 +50,7 @@ REWARDS = ("f1", "recall", "precision")
 ARMS = ("further", *REWARDS, "random", "alone", "unfilled")
 ALL_BANDS = Bands(medium=0.0, high=1.0)  # everything is of the middle band
 UNSEEN = "united-states"  # a pack that the demo does not use
-HELD_OUT = ("f1", "recall", "precision", "calls", "wrong_tool")
+HELD_OUT = ("f1", "recall", "precision", "calls", "wrong_tool", "unseen_f1")
 
 
 async def bench(seed: int, arms: Sequence[str], rl_steps: int, out: Path, bars: Bars) -> dict[str, dict[str, float]]:
@@ -86,7 +86,7 @@ def arm(name: str, demo: TrainingRun, made: Path, rl_steps: int) -> TrainingRun:
     update: dict[str, dict[str, Any]] = {
         "random": {"irrelevant_tools": IrrelevantTools(per_band=3 * shown.per_band, bands=ALL_BANDS)},
         "alone": {"irrelevant_tools": IrrelevantTools(per_band=0)},
-        "unfilled": {"batch_filling": BatchFilling(max_rounds=1)},
+        "unfilled": {"batch_filling": rl.batch_filling.model_copy(update={"max_rounds": 1})},
         **{reward: {"reward": reward} for reward in REWARDS},
     }
     return changed(demo, sft=None, rl=rl.model_copy(update={"steps": rl_steps, **update[name]}))
@@ -112,6 +112,7 @@ async def examined(
 ) -> dict[str, float]:
     """Means over the held-out environments, whatever the arm trained with."""
     chat = ChatFormat(load_tokenizer(checkpoint))
+    generator = BatchedGenerator(load_policy(checkpoint, DEVICE), chat.stop_ids)
     settings = mixing_settings(demo)
     found = [
         await evaluate(
@@ -122,7 +123,7 @@ async def examined(
             seed=demo.spec.seed,
             mixer=ToolMixer([*split.train, *split.holdout], settings, pool=pool),
             sandbox=sandbox,
-            generator=BatchedGenerator(load_policy(checkpoint, DEVICE), chat.stop_ids),
+            generator=generator,
             chat=chat,
             settings=rollout_settings(demo, demo.spec.evaluation.temperature),
         )
@@ -144,15 +145,15 @@ async def examined(
 
 def training_figures(directory: Path) -> dict[str, float]:
     """Means over the RL steps of a run: groups without a spread of rewards, groups trained on, reward at the end."""
-    lines = list(steps(directory, "rl")) if directory.exists() else []
-    if len(lines) < 2:
+    trained = list(steps(directory, "rl")) if directory.exists() else []
+    if len(trained) < 2:
         return {}
     return {
-        "zero_variance": fmean(line["discarded_share"] for line in lines if line["offered"]),
-        "groups": fmean(line["groups"] for line in lines),
-        "rollouts": sum(line["offered"] for line in lines) / len(lines),
-        "final_reward": fmean(line["reward_mean"] for line in lines[-len(lines) // 5 :]),
-        "seconds": fmean(line["seconds"] for line in lines),
+        "zero_variance": fmean(line["discarded_share"] for line in trained if line["offered"]),
+        "groups": fmean(line["groups"] for line in trained),
+        "rollouts": sum(line["offered"] for line in trained) / len(trained),
+        "final_reward": fmean(line["reward_mean"] for line in trained[-len(trained) // 5 :]),
+        "seconds": fmean(line["seconds"] for line in trained),
     }
 
 
@@ -183,7 +184,8 @@ Results = dict[str, dict[str, dict[str, float]]]  # by seed, arm and figure
 
 def tables(results: Results) -> str:
     """Means over the seeds; of the F1 also each seed's."""
-    rows = ["| arm | F1 | recall | precision | calls per prompt | wrong tool | F1 by seed |", "|" + "---|" * 7]
+    columns = ("arm", "F1", "recall", "precision", "calls per prompt", "wrong tool", "F1 among unseen", "F1 by seed")
+    rows = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for name, by_seed in by_arm(results).items():
         means = " | ".join(f"{fmean(found[figure] for found in by_seed):.3f}" for figure in HELD_OUT)
         each = ", ".join(f"{found['f1']:.3f}" for found in by_seed)
