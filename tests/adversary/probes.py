@@ -749,7 +749,6 @@ async def a_full_disk(arena: Arena) -> bool:
         if outcome.text is None:
             break
         await asyncio.sleep(0.3)
-    await asyncio.sleep(2)  # a busy machine looks at its disks late
     outcome = await session.call("kept")
     await session.close()
     return int(outcome.text or 0) > 256 << 20

@@ -13,7 +13,7 @@ from astra_sandbox.interface import CapacityExhausted
 from astra_sandbox.server.guard import Memory
 
 SOURCE = """
-import os, time
+import os, signal, time
 KEPT = []
 def eat(mib):
     for _ in range(mib):
@@ -29,6 +29,15 @@ def fill(mib):
             file.write(bytes(1 << 20))
         time.sleep(0.02)
     return mib
+def burst(part):
+    for number in range(5):
+        with open(f"b{part}-{number}", "wb") as file:
+            file.write(bytes(1 << 20))
+def later():
+    signal.signal(signal.SIGALRM, lambda *_: fill(60))
+    signal.setitimer(signal.ITIMER_REAL, 1.5)
+def kept():
+    return sum(os.stat(name).st_size for name in os.listdir(".")) >> 20
 """
 LIMITS = SessionLimits(call_seconds=60, memory_bytes=1 << 30, file_bytes=2 << 20)
 
@@ -81,4 +90,33 @@ async def test_a_session_that_fills_the_disk_ends(
         assert (outcome.kind, outcome.ended_process) == (ToolErrorKind.RAISED, True)
         assert "8 MiB" in outcome.message
         assert await modest.call("fine", "{}") == ToolResult(json_text="0")
+        await client.close()
+
+
+async def test_a_call_that_leaves_too_many_files_is_answered_so_however_fast_it_was(
+    tmp_path: Path, server: Any, make_toolset: Callable[..., Toolset]
+) -> None:
+    toolset = make_toolset(SOURCE, "burst", "kept", state="stateful")
+    async with server(tmp_path) as (address, _):
+        client = SandboxClient([address], retry=Retry(budget=20))
+        session = (await client.open_sessions(toolset, 1, limits=LIMITS))[0]
+        assert await session.call("burst", '{"part": 0}') == ToolResult(json_text="null")
+        outcome = await session.call("burst", '{"part": 1}')
+        assert isinstance(outcome, ToolError)
+        assert (outcome.kind, outcome.ended_process) == (ToolErrorKind.RAISED, True)
+        assert "8 MiB" in outcome.message
+        assert await session.call("kept", "{}") == ToolResult(json_text="5")  # the first call's files, made again
+        await client.close()
+
+
+async def test_what_is_written_between_calls_is_seen(
+    tmp_path: Path, server: Any, make_toolset: Callable[..., Toolset]
+) -> None:
+    toolset = make_toolset(SOURCE, "later", "kept", state="stateful")
+    async with server(tmp_path) as (address, _):
+        client = SandboxClient([address], retry=Retry(budget=20))
+        session = (await client.open_sessions(toolset, 1, limits=LIMITS))[0]
+        assert await session.call("later", "{}") == ToolResult(json_text="null")
+        await asyncio.sleep(4)  # without a call it would have written 60 MiB
+        assert await session.call("kept", "{}") == ToolResult(json_text="0")  # a fresh process: the old one was ended
         await client.close()

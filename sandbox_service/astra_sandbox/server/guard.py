@@ -3,7 +3,7 @@
 Sessions may be promised more memory together than there is (capacity times a session's limit): that is the overcommit.
 Above six tenths of the memory, templates without sessions are ended, one at a time. When less than a tenth is left,
 the session that uses most of it is ended with OUT_OF_MEMORY, and new ones wait. Where sessions write to a disk that
-nothing else bounds, what each has written is looked at as it works.
+nothing else bounds, what each keeps is looked at during its calls and between them; the session looks after each.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from astra_sandbox.server.disks import Disks
 from astra_sandbox.server.sessions import ServerSession
 
 HIGH_WATER = 0.9  # of the memory limit
@@ -20,7 +21,6 @@ _SHED = (
 )
 _EVERY = 0.1  # seconds
 _DISK_EVERY = 0.3
-_FILES = 4096  # of one session, at most
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -54,9 +54,9 @@ class Guard:
     """Watches one server's sessions. `watch` runs until it is cancelled."""
 
     def __init__(
-        self, sessions: "dict[str, ServerSession]", memory: Memory, scratch: str | None, shed: Callable[[], bool]
+        self, sessions: "dict[str, ServerSession]", memory: Memory, disks: Disks, shed: Callable[[], bool]
     ) -> None:
-        self._sessions, self._memory, self._scratch, self._shed = sessions, memory, scratch, shed
+        self._sessions, self._memory, self._disks, self._shed = sessions, memory, disks, shed
         self.memory_scarce = False
 
     async def watch(self) -> None:
@@ -70,9 +70,9 @@ class Guard:
             shed = share > _SHED and self._shed()
             if self.memory_scarce and not shed:
                 self._end_greediest()
-            if self._scratch and loop.time() >= disk_due:
+            if self._disks.unbounded and loop.time() >= disk_due:
                 start = loop.time()
-                self._look_at_disks(start)
+                self._look_at_disks()
                 disk_due = loop.time() + max(_DISK_EVERY, 4 * (loop.time() - start))  # a fifth of a core at most
 
     def _end_greediest(self) -> None:
@@ -81,34 +81,10 @@ class Guard:
             greediest = max(sizes, key=lambda session: sizes[session])
             greediest.end_process("memory", "the pod ran short of memory, and this session used most of it")
 
-    def _look_at_disks(self, now: float) -> None:
-        assert self._scratch is not None
+    def _look_at_disks(self) -> None:
         for session in list(self._sessions.values()):
-            if session.scratch is None or not (session.busy or now - session.last_used < 3 * _DISK_EVERY):
-                continue
-            size, files = _written(os.path.join(self._scratch, session.scratch))
-            if size > session.disk_bytes or files > _FILES:
-                session.end_process(
-                    "disk", f"the session wrote more than {session.disk_bytes >> 20} MiB or {_FILES} files"
-                )
-
-
-def _written(folder: str) -> tuple[int, int]:
-    """(bytes, files) below a folder; no more files are counted than tell that there are too many."""
-    size = files = 0
-    waiting = [folder]
-    while waiting and files <= _FILES:
-        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                files += 1
-                if files > _FILES:
-                    break
-                with contextlib.suppress(OSError):
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
-                    else:
-                        size += entry.stat(follow_symlinks=False).st_blocks * 512
-    return size, files
+            if session.called and (fault := session.disk_fault()):
+                session.end_process("disk", fault)
 
 
 def _resident(pid: int) -> int:

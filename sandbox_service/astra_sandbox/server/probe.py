@@ -9,6 +9,7 @@ from pathlib import Path
 from astra_api.records import Toolset, ToolSpec
 from astra_sandbox.interface import Isolation
 from astra_sandbox.limits import DEFAULT
+from astra_sandbox.server.disks import Disks
 from astra_sandbox.server.sessions import ServerSession
 from astra_sandbox.server.templates import Templates
 from astra_sandbox.server.toolsets import StoredToolset
@@ -57,7 +58,15 @@ async def measure(templates: Templates, zygote: Zygote, missing: list[str]) -> t
     kernel = _gvisor_kernel()  # its /proc shows other namespaces where there are none
     entered = sorted({*([] if kernel else _entered_namespaces(process.pid)), *zygote.namespaces, *zygote.own})
     session = ServerSession(
-        "probe", toolset, templates, process, variant=0, seed=0, limits=DEFAULT, on_gone=lambda session: None
+        "probe",
+        toolset,
+        templates,
+        process,
+        variant=0,
+        seed=0,
+        limits=DEFAULT,
+        disks=Disks(None),
+        on_gone=lambda session: None,
     )
     try:
         response = await asyncio.shield(session.submit("look", "look", "{}"))

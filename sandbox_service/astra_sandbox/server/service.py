@@ -14,6 +14,7 @@ from astra_api.sandbox.v1 import sandbox_pb2 as pb
 from astra_api.sandbox.v1 import sandbox_pb2_grpc as stubs
 from astra_sandbox import limits
 from astra_sandbox.interface import Isolation
+from astra_sandbox.server.disks import Disks
 from astra_sandbox.server.guard import Guard, Memory
 from astra_sandbox.server.metrics import Metrics
 from astra_sandbox.server.sessions import CallConflictError, OverloadError, ReplayError, ServerSession, SessionGoneError
@@ -54,7 +55,8 @@ class SandboxService(stubs.SandboxServiceServicer):
         self.sessions: dict[str, ServerSession] = {}
         self._templates, self._policy, self._memory = templates, policy, memory
         self._toolsets = ToolsetStore()
-        self.guard = Guard(self.sessions, memory, scratch, templates.drop_idle)
+        self._disks = Disks(scratch)
+        self.guard = Guard(self.sessions, memory, self._disks, templates.drop_idle)
         self._opening = 0
         self.metrics = Metrics()
         self._watch_counts()
@@ -140,6 +142,7 @@ class SandboxService(stubs.SandboxServiceServicer):
                     variant=request.variant,
                     seed=request.seed,
                     limits=granted,
+                    disks=self._disks,
                     on_gone=self._forget,
                     metrics=self.metrics,
                 )

@@ -14,6 +14,7 @@ from typing import Literal
 
 from astra_api.sandbox.v1 import sandbox_pb2 as pb
 from astra_sandbox.limits import Limits
+from astra_sandbox.server.disks import Disks
 from astra_sandbox.server.metrics import Metrics
 from astra_sandbox.server.templates import LoadRejectedError, SessionProcess, Templates, WorkerLostError
 from astra_sandbox.server.toolsets import StoredToolset
@@ -76,13 +77,14 @@ class ServerSession:
         variant: int,
         seed: int,
         limits: Limits,
+        disks: Disks,
         on_gone: Callable[["ServerSession"], None],
         metrics: Metrics | None = None,
     ) -> None:
         self.id = session_id
         self._toolset, self._templates = toolset, templates
         self._variant, self._seed, self._limits = variant, seed, limits
-        self._on_gone, self._metrics = on_gone, metrics
+        self._disks, self._on_gone, self._metrics = disks, on_gone, metrics
         self._loop = asyncio.get_running_loop()
         self.last_used = self._loop.time()
         self._calls: dict[str, _Call] = {}  # by call_id, in order of arrival
@@ -108,14 +110,13 @@ class ServerSession:
         return self._process.pid if self._process else None
 
     @property
-    def scratch(self) -> str | None:
-        """The folder of its process below the server's folder for private directories."""
-        return self._process.folder if self._process else None
+    def called(self) -> bool:
+        """Whether its tools ever ran: before that, nothing of its author's runs in its process."""
+        return bool(self._calls)
 
-    @property
-    def disk_bytes(self) -> int:
-        """What it may keep in files: four of the largest."""
-        return 4 * self._limits.file_bytes
+    def disk_fault(self) -> str | None:
+        """Why its process keeps too much in files, if it does: more than four of the largest."""
+        return self._disks.fault(self._process.folder, 4 * self._limits.file_bytes) if self._process else None
 
     def end_process(self, kind: Literal["memory", "disk"], reason: str) -> None:
         """Ends the process for what it used. A call under way is answered; else the next one finds a fresh process."""
@@ -190,6 +191,11 @@ class ServerSession:
             self._timer = None
         self._nonce = 0
         ended = response.HasField("error") and response.error.ended_process
+        if not ended and (fault := self.disk_fault()):  # no such call is ever repeated in a fresh process
+            if self._metrics is not None:
+                self._metrics.ended("disk")
+            assert self._current is not None
+            response, ended = self._error(self._current, _Error.RAISED, fault, True), True
         if ended:
             self._drop_process()
         if self._replayed is not None:
