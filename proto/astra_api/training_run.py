@@ -131,7 +131,7 @@ class GoldDataset(Resource):
     recoveries: Fraction = 0.2
     """Share of demonstrations with an injected error that the expert recovers from."""
     detours: Fraction = 0.0
-    """Share of gold calls that the expert follows by a needless one, which is learned as any other."""
+    """Share of gold calls that the expert makes once more, needlessly; that is learned as any other call."""
 
 
 class FilesDataset(Resource):

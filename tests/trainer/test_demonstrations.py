@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from astra_api.environment import Environment
-from astra_api.records import ToolError, ToolErrorKind, Trajectory
+from astra_api.records import ToolError, ToolErrorKind, Toolset, Trajectory
 from astra_sandbox.fake import FakeSandbox
 from astra_trainer.chat import ChatFormat
 from astra_trainer.demonstrations import (
@@ -13,14 +13,12 @@ from astra_trainer.demonstrations import (
     DemonstrationSettings,
     GoldMismatch,
     answer_text,
-    demonstrate,
     demonstrate_all,
     invalid_calls,
     misread_calls,
-    needless_calls,
 )
 from astra_trainer.mixing import MixingSettings, ToolMixer
-from astra_trainer.rollout import Episode, Place
+from astra_trainer.rollout import Episode
 
 NEVER, ALWAYS = DemonstrationSettings(recoveries=0.0), DemonstrationSettings(recoveries=1.0)
 
@@ -33,9 +31,9 @@ def episode(make_environment: Callable[..., Environment], other_environments: li
 
 @pytest.fixture
 def demonstrated(chat: ChatFormat, fake_sandbox: FakeSandbox) -> Callable[..., Any]:
-    async def run(episode: Episode, settings: DemonstrationSettings = NEVER, group: int = 0) -> Trajectory:
-        place = Place(stage="sft", step=0, group=group)
-        return await demonstrate(episode, sandbox=fake_sandbox, chat=chat, settings=settings, place=place)
+    async def run(episode: Episode, settings: DemonstrationSettings = NEVER, seed: int = 0) -> Trajectory:
+        made = await demonstrate_all([episode], sandbox=fake_sandbox, chat=chat, settings=settings, seed=seed)
+        return made[0]
 
     return run
 
@@ -70,8 +68,8 @@ async def test_recoveries_end_with_every_step_solved(demonstrated: Any, episode:
     kinds = set()
     struck = set()
     misread = 0
-    for group in range(60):
-        trajectory = await demonstrated(episode, ALWAYS, group)
+    for seed in range(60):
+        trajectory = await demonstrated(episode, ALWAYS, seed)
         assert trajectory.reward.recall == 1.0
         assert trajectory.reward.calls == 4
         gold = {
@@ -112,24 +110,48 @@ async def test_the_share_of_recoveries_is_kept_and_seeded(
 
 
 async def test_detours_are_learned_and_solve_nothing(demonstrated: Any, episode: Episode, chat: ChatFormat) -> None:
-    """After each gold call, in its turn, one that is not needed: the same again, or the same of another tool."""
+    """After each gold call, in its turn, the same once more."""
     settings = DemonstrationSettings(recoveries=0.0, detours=1.0)
-    repeated = set()
-    for group in range(30):
-        trajectory = await demonstrated(episode, settings, group)
+    for seed in range(10):
+        trajectory = await demonstrated(episode, settings, seed)
         assert [len(m.tool_calls) for m in trajectory.messages if m.role == "assistant"] == [4, 2, 0]
         assert (trajectory.reward.recall, trajectory.reward.precision) == (1.0, 0.5)
         said = [m for m in trajectory.messages if m.role == "assistant"]
         expected = "".join(chat.text(chat.assistant_turn(m.content, m.tool_calls)) for m in said)
         assert trained_text(chat, trajectory) == expected
         needed = [step.call for step in episode.environment.spec.steps if step.call]
-        assert [(r.tool, json.loads(r.arguments_json)) for r in trajectory.calls[::2]] == [
-            (call.tool, call.arguments) for call in needed
-        ]
-        for call, detour in zip(needed, trajectory.calls[1::2], strict=True):
-            assert list(json.loads(detour.arguments_json).values()) == list(call.arguments.values())
-            repeated.add(detour.tool == call.tool)
-    assert repeated == {True, False}
+        for made in (trajectory.calls[::2], trajectory.calls[1::2]):
+            assert [(record.tool, json.loads(record.arguments_json)) for record in made] == [
+                (call.tool, call.arguments) for call in needed
+            ]
+
+
+@pytest.mark.parametrize(("state", "opened"), [("stateless", 3), ("stateful", 130)])
+async def test_demonstrations_of_a_toolset_without_state_share_sessions(
+    chat: ChatFormat,
+    fake_sandbox: FakeSandbox,
+    make_environment: Callable[..., Environment],
+    monkeypatch: pytest.MonkeyPatch,
+    state: str,
+    opened: int,
+) -> None:
+    environment = make_environment(state=state)
+    episode = Episode(environment, environment.toolset.tools)
+    counts = []
+    open_sessions = fake_sandbox.open_sessions
+
+    async def counted(toolset: Toolset, count: int, **settings: Any) -> Any:
+        counts.append(count)
+        return await open_sessions(toolset, count, **settings)
+
+    monkeypatch.setattr(fake_sandbox, "open_sessions", counted)
+    settings = DemonstrationSettings(recoveries=0.0, detours=1.0)
+    made = await demonstrate_all([episode] * 130, sandbox=fake_sandbox, chat=chat, settings=settings, seed=0)
+    assert [trajectory.group for trajectory in made] == list(range(130))
+    assert {trajectory.reward.recall for trajectory in made} == {1.0}
+    assert {trajectory.reward.calls for trajectory in made} == {6 if state == "stateless" else 3}  # no detours in state
+    assert counts == [1] * opened
+    assert not fake_sandbox.sessions
 
 
 async def test_the_share_of_detours_is_kept_and_seeded(
@@ -236,9 +258,6 @@ def test_misread_calls_are_accepted_by_a_schema_and_are_not_the_gold_call(
     ]
     stateful = make_environment(tools=tools, source=source, steps=steps, answer=1, state="stateful")
     assert misread_calls(stateful.spec.steps[0], Episode(stateful, stateful.toolset.tools)) == []
-    needless = needless_calls(environment.spec.steps[0], Episode(environment, environment.toolset.tools))
-    assert [[each.tool for each in kind] for kind in needless] == [["population"], ["area"]]
-    assert needless_calls(stateful.spec.steps[0], Episode(stateful, stateful.toolset.tools)) == []
 
 
 @pytest.mark.parametrize(

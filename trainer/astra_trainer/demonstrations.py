@@ -3,15 +3,16 @@
 Steps that do not depend on each other are called in one turn, dependent ones in later turns; the last turn answers. A
 seeded share holds an injected error that the expert recovers from: a failure of the service, a call that breaks its
 schema, a wrong tool, a name misread. What the expert says, and nothing else, is trained on; a mistake that was injected
-into what it says is context, not a lesson. Needless calls are a lesson: at the rate of `detours`, the expert is as
-wordy as real teachers are, and a model that imitates it earns full recall with poor precision.
+into what it says is context, not a lesson. Needless calls are a lesson: at the rate of `detours` the expert repeats
+itself, as wordy as real teachers are, and a model that imitates it earns full recall with poor precision.
 """
 
 import asyncio
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from astra_api.canonical import NotCanonicalError, parse_json
@@ -19,7 +20,7 @@ from astra_api.environment import Environment, GoldCall, Step
 from astra_api.errors import BadInput
 from astra_api.graph import levels
 from astra_api.records import ToolCall, ToolError, ToolErrorKind, ToolOutcome, ToolSpec, Trajectory
-from astra_sandbox.interface import Sandbox
+from astra_sandbox.interface import Sandbox, Session
 from astra_trainer.chat import ChatFormat
 from astra_trainer.rollout import Episode, EpisodeSessions, Place, Transcript, session_limits
 from astra_trainer.seeds import derive_seed
@@ -45,6 +46,7 @@ TRANSIENT_FAILURES = (
     ToolError(kind=ToolErrorKind.RAISED, message="ConnectionError: service unreachable; try again"),
 )
 _OWN_MISTAKES = 0.75  # share of the injected errors; the others are failures of the service
+_PER_SESSION = 64  # demonstrations, at most
 INJECTED = "injected"  # prefix of the call ids of failures that no sandbox gave: a replay leaves them out
 
 
@@ -60,36 +62,60 @@ async def demonstrate_all(
     """One demonstration an episode, in order. Raises GoldMismatch and SandboxError: a data set is whole or not made."""
     gate = asyncio.Semaphore(concurrency)
 
-    async def one(number: int, episode: Episode) -> Trajectory:
-        async with gate:
-            place = Place(stage="sft", step=0, group=number, seed=seed)
-            return await demonstrate(episode, sandbox=sandbox, chat=chat, settings=settings, place=place)
+    def place(number: int) -> Place:
+        return Place(stage="sft", step=0, group=number, seed=seed)
 
-    running = [asyncio.ensure_future(one(number, episode)) for number, episode in enumerate(episodes)]
+    async def share(numbers: Sequence[int]) -> list[Trajectory]:
+        first = episodes[numbers[0]].environment
+        async with gate:
+            opened = await sandbox.open_sessions(
+                first.toolset, 1, seed=place(numbers[0]).session_seed, limits=session_limits(first)
+            )
+            try:
+                return [
+                    await _demonstrate(episodes[number], opened[0], sandbox, chat, settings, place(number))
+                    for number in numbers
+                ]
+            finally:
+                await opened[0].close()
+
+    shares = _sharing_a_session([episode.environment for episode in episodes])
+    running = [asyncio.ensure_future(share(numbers)) for numbers in shares]
     try:
-        return list(await asyncio.gather(*running))
+        made = chain.from_iterable(await asyncio.gather(*running))
+        return sorted(made, key=lambda trajectory: trajectory.group)
     finally:
         for task in running:
             task.cancel()
 
 
-async def demonstrate(
-    episode: Episode, *, sandbox: Sandbox, chat: ChatFormat, settings: DemonstrationSettings, place: Place
-) -> Trajectory:
-    """One expert trajectory: a function of (episode, settings, place).
+def _sharing_a_session(environments: Sequence[Environment]) -> list[list[int]]:
+    """Which of them, by number, are demonstrated in one session: those of one toolset that keeps no state."""
+    alike: dict[Hashable, list[int]] = {}
+    for number, environment in enumerate(environments):
+        own = number if environment.spec.state == "stateful" else None
+        alike.setdefault((environment.toolset.digest, session_limits(environment), own), []).append(number)
+    return [
+        numbers[start : start + _PER_SESSION]
+        for numbers in alike.values()
+        for start in range(0, len(numbers), _PER_SESSION)
+    ]
 
-    Raises GoldMismatch, naming environment and step, and SandboxError.
-    """
-    environment = episode.environment
-    opened = await sandbox.open_sessions(
-        environment.toolset, 1, seed=place.session_seed, limits=session_limits(environment)
-    )
-    sessions = EpisodeSessions(episode, opened[0], sandbox, place.session_seed)
+
+async def _demonstrate(
+    episode: Episode,
+    session: Session,
+    sandbox: Sandbox,
+    chat: ChatFormat,
+    settings: DemonstrationSettings,
+    place: Place,
+) -> Trajectory:
+    """One expert trajectory, its own tools called in `session`. Raises GoldMismatch and SandboxError."""
+    sessions = EpisodeSessions(episode, session, sandbox, place.session_seed)
     try:
         return await _Expert(episode, chat, sessions, place, settings).trajectory()
     finally:
         await sessions.close()
-        await opened[0].close()
 
 
 @dataclass(frozen=True)
@@ -145,12 +171,15 @@ class _Expert:
             raise GoldMismatch(f"{self._environment.name}: spec.steps: {error}") from None
 
     def _moves(self, step: Step) -> list[_Move]:
-        """The call of a step and, at the rate of detours, a needless one after it; no detour from what goes wrong."""
+        """The call of a step and, at the rate of detours, the same once more; no detour from what goes wrong.
+
+        None in a stateful environment: there a call may change what the next one finds.
+        """
         move = self._move(step)
-        kinds = [calls for calls in needless_calls(step, self._episode) if calls]
-        if move.mistake or move.failure or not kinds or self._rng.random() >= self._detours:
+        stateful = self._environment.spec.state == "stateful"
+        if move.mistake or move.failure or stateful or self._rng.random() >= self._detours:
             return [move]
-        return [move, _Move(step, self._rng.choice(self._rng.choice(kinds)), needless=True)]
+        return [move, _Move(step, move.call, needless=True)]
 
     def _move(self, step: Step) -> _Move:
         call = gold_call(step)
@@ -167,7 +196,8 @@ class _Expert:
         """Makes the calls of one turn; returns the steps that they leave unsolved."""
         turn = self._transcript.turns
         self._say("", [move.call for move in moves], trained=not any(move.mistake for move in moves))
-        outcomes = [await self._run(move, f"{turn}-{number}") for number, move in enumerate(moves)]
+        place = f"{self._place.group}-{turn}"  # other demonstrations may use the same session
+        outcomes = [await self._run(move, f"{place}-{number}") for number, move in enumerate(moves)]
         self._transcript.add_responses([outcome.observation() for outcome in outcomes])
         made = zip(moves, outcomes, strict=True)
         return [move.step for move, outcome in made if not move.needless and not _solves(move, outcome)]
@@ -259,16 +289,6 @@ def _other_tools(call: GoldCall, episode: Episode) -> list[ToolCall]:
             arguments = json.dumps(dict(zip(names, values, strict=True)), ensure_ascii=False)
             calls.append(ToolCall(tool=tool.name, arguments_json=arguments))
     return calls
-
-
-def needless_calls(step: Step, episode: Episode) -> list[list[ToolCall]]:
-    """What an expert may call beside a step's gold call and need not, by kind: the same once more; its arguments to
-    another tool of the prompt. None in a stateful environment: there a call may change what the next one finds.
-    """
-    call = step.call
-    if call is None or episode.environment.spec.state == "stateful":
-        return []
-    return [[gold_call(step)], _other_tools(call, episode)]
 
 
 def _text_arguments(tool: ToolSpec) -> list[str]:

@@ -29,7 +29,7 @@ class Aggregate(ColumnOperation):
     @property
     def description(self) -> str:
         unit = f", in {self.quantity.unit}" if self.quantity.unit else ""
-        start = f"{self.statistic.capitalize()} {self.quantity.noun}"
+        start = f"The {self.statistic} {self.quantity.noun}"
         rounded = f", rounded to {number_word(self.digits)} decimals" if self.statistic == "average" else ""
         return f"{start} of the {self.child.plural} {self.within(a(self.noun))}{unit}{rounded}."
 

@@ -163,7 +163,7 @@ class Composer:
         branches = (Spread(operation, members),)
         if operation.gives.sort == "quantity" and self.joins and rng.random() < 0.6:
             join = rng.choice(self.joins)
-            if join.name != "ratio" and (join.name != "add" or self._adds_up(branches)):
+            if not join.pair and (join.name != "add" or self._adds_up(branches)):
                 return Sketch(branches, End(join.name, join, call=True))
         return Sketch(branches, self._reasoned_end(branches, rng))
 

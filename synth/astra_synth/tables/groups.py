@@ -137,7 +137,7 @@ class Count(GroupOperation):
 
     @property
     def description(self) -> str:
-        return f"Number of {self.child.plural} {self.within(a(self.noun))}."
+        return f"The number of {self.child.plural} {self.within(a(self.noun))}."
 
     @property
     def gives(self) -> Kind:

@@ -9,7 +9,7 @@ from astra_synth.tables.operation import Kind, Needs, Operation, Parameter, Quer
 from astra_synth.tables.pack import Column, TableSpec
 from astra_synth.tables.reading import quoted
 from astra_synth.tables.shard import Shard
-from astra_synth.tables.wording import a, capital
+from astra_synth.tables.wording import a
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Lookup(Operation):
     @property
     def description(self) -> str:
         unit = f", in {self._spec.unit}" if self._spec.unit else ""
-        return f"{capital(self._spec.noun)} of {a(self._noun)}{unit}."
+        return f"The {self._spec.noun} of {a(self._noun)}{unit}."
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
