@@ -31,7 +31,7 @@ def demo(
 ) -> int:
     """Make environments from public data, train a small model in them on this machine, and write a report with plots.
 
-    About ten minutes on two cores. The same command again goes on where it stopped.
+    About thirteen minutes on two cores under gVisor. The same command again goes on where it stopped.
     """
     try:
         from astra_trainer.local_run import interruptible
