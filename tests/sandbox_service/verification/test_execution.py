@@ -29,6 +29,26 @@ async def test_a_good_environment_is_verified(city: dict[str, Any], verifying_sa
     assert verdict == await verify_environment(environment, verifying_sandbox)
 
 
+async def test_an_artifact_that_cannot_be_read_back_is_refused(
+    city: dict[str, Any], verifying_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("astra_sandbox.verification.artifact.manifest_text", lambda environments: "kind: [")
+    verdict = await verify_environment(Environment.model_validate(city), verifying_sandbox)
+    assert (verdict.phase, verdict.reason) == ("Rejected", "NotReproducible")
+    assert [name for name, found in verdict.checks.items() if found == "failed"] == ["assembled"]
+
+
+async def test_the_gold_calls_run_on_what_was_read_back(
+    city: dict[str, Any], verifying_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = Environment.model_validate(city)
+    city["spec"]["source"] = "def city_population(city):\n    return 1\n"
+    other = Environment.model_validate(city)
+    monkeypatch.setattr("astra_sandbox.verification.execution.reloaded", lambda _: other)
+    verdict = await verify_environment(environment, verifying_sandbox)
+    assert (verdict.phase, verdict.checks["gold"]) == ("Rejected", "passed")
+
+
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
