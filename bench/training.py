@@ -1,6 +1,6 @@
 """What training buys, and which parts of the method buy it: one SFT checkpoint a seed, and one arm a part.
 
-    python bench/training.py --out runs/bench                   # everything: about 40 minutes a seed on two cores
+    python bench/training.py --out runs/bench                   # everything: about 30 minutes a seed on two cores
     python bench/training.py --out runs/bench --arms further    # the demo against further SFT alone
 
     sft, demo           `astra demo` of that seed, before and after its RL
@@ -220,7 +220,8 @@ def draw(results: Results, file: Path) -> None:
         for position, value in enumerate(values):
             axis.plot([position] * len(value), value, "o", color="#000000", markersize=4)
         axis.tick_params(axis="x", rotation=30)
-        axis.set_title(f"{title} (bars: mean, dots: seeds)")
+        axis.set_title(title)
+    figure.suptitle("bars: mean, dots: seeds", fontsize="small")
     figure.savefig(file, dpi=130)
 
 
