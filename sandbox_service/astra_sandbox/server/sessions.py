@@ -186,16 +186,14 @@ class ServerSession:
 
     def _settle(self, response: pb.CallToolResponse) -> None:
         """The current call, or the replayed one, has its outcome."""
+        ended = response.HasField("error") and response.error.ended_process
+        if not ended and (fault := self.disk_fault()):  # no such call is ever repeated in a fresh process
+            self.end_process("disk", fault)
+            return
         if self._timer:
             self._timer.cancel()
             self._timer = None
         self._nonce = 0
-        ended = response.HasField("error") and response.error.ended_process
-        if not ended and (fault := self.disk_fault()):  # no such call is ever repeated in a fresh process
-            if self._metrics is not None:
-                self._metrics.ended("disk")
-            assert self._current is not None
-            response, ended = self._error(self._current, _Error.RAISED, fault, True), True
         if ended:
             self._drop_process()
         if self._replayed is not None:
