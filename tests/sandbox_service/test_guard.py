@@ -1,7 +1,8 @@
 """Who uses too much memory or disk dies, and its neighbours do not notice."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from astra_api.records import SessionLimits, ToolError, ToolErrorKind, ToolResult, Toolset
 from astra_sandbox.client import Retry, SandboxClient
-from astra_sandbox.interface import CapacityExhausted
+from astra_sandbox.interface import CapacityExhausted, Session
 from astra_sandbox.server.guard import Memory
 
 SOURCE = """
@@ -40,6 +41,15 @@ def kept():
     return sum(os.stat(name).st_size for name in os.listdir(".")) >> 20
 """
 LIMITS = SessionLimits(call_seconds=60, memory_bytes=1 << 30, file_bytes=2 << 20)
+
+
+@asynccontextmanager
+async def opened(address: str, toolset: Toolset) -> AsyncIterator[Session]:
+    client = SandboxClient([address], retry=Retry(budget=20))
+    try:
+        yield (await client.open_sessions(toolset, 1, limits=LIMITS))[0]
+    finally:
+        await client.close()
 
 
 async def test_the_greediest_session_ends_when_memory_runs_short(
@@ -97,26 +107,20 @@ async def test_a_call_that_leaves_too_many_files_is_answered_so_however_fast_it_
     tmp_path: Path, server: Any, make_toolset: Callable[..., Toolset]
 ) -> None:
     toolset = make_toolset(SOURCE, "burst", "kept", state="stateful")
-    async with server(tmp_path) as (address, _):
-        client = SandboxClient([address], retry=Retry(budget=20))
-        session = (await client.open_sessions(toolset, 1, limits=LIMITS))[0]
+    async with server(tmp_path) as (address, _), opened(address, toolset) as session:
         assert await session.call("burst", '{"part": 0}') == ToolResult(json_text="null")
         outcome = await session.call("burst", '{"part": 1}')
         assert isinstance(outcome, ToolError)
         assert (outcome.kind, outcome.ended_process) == (ToolErrorKind.RAISED, True)
         assert "8 MiB" in outcome.message
         assert await session.call("kept", "{}") == ToolResult(json_text="5")  # the first call's files, made again
-        await client.close()
 
 
 async def test_what_is_written_between_calls_is_seen(
     tmp_path: Path, server: Any, make_toolset: Callable[..., Toolset]
 ) -> None:
     toolset = make_toolset(SOURCE, "later", "kept", state="stateful")
-    async with server(tmp_path) as (address, _):
-        client = SandboxClient([address], retry=Retry(budget=20))
-        session = (await client.open_sessions(toolset, 1, limits=LIMITS))[0]
+    async with server(tmp_path) as (address, _), opened(address, toolset) as session:
         assert await session.call("later", "{}") == ToolResult(json_text="null")
         await asyncio.sleep(4)  # without a call it would have written 60 MiB
         assert await session.call("kept", "{}") == ToolResult(json_text="0")  # a fresh process: the old one was ended
-        await client.close()
