@@ -51,7 +51,15 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
-_decode = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, parse_int=_integer).decode
+_decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, parse_int=_integer)
+
+
+def _decode(text: str) -> Any:
+    try:
+        value, end = _decoder.raw_decode(text)
+    except json.JSONDecodeError:
+        end = -1
+    return value if end == len(text) else _decoder.decode(text)  # nearly always there is no space around it
 
 
 def _check(value: Any, depth: int) -> None:

@@ -2,26 +2,32 @@
 
 import contextlib
 import os
+import time
 
 _FILES = 4096  # of one session, at most
+_TICK = 100_000_000  # nanoseconds; file systems' clocks are coarser than the real one
 
 
-class Disks:
-    """Measures private directories. `scratch`: the folder they lie in; None where their own file system bounds them."""
+class PrivateFolder:
+    """A session's directory. `path`: None where its own file system bounds it."""
 
-    def __init__(self, scratch: str | None) -> None:
-        self._scratch = scratch
+    def __init__(self, path: str | None) -> None:
+        self._path = path
+        self._seen_empty = 0  # when it last changed, as of the last look, if it was empty then
 
-    @property
-    def unbounded(self) -> bool:
-        """Whether there is anything to watch."""
-        return self._scratch is not None
-
-    def fault(self, folder: str, most: int) -> str | None:
-        """Why a private directory holds too much (`most`: bytes), or None."""
-        if self._scratch is None:
+    def fault(self, most: int) -> str | None:
+        """Why it holds too much (`most`: bytes), or None. One system call, while it stays empty."""
+        if self._path is None:
             return None
-        size, files = _written(os.path.join(self._scratch, folder))
+        try:
+            changed = os.stat(self._path).st_ctime_ns  # unlike the time of modification, nobody can set it
+        except OSError:  # it is being removed
+            return None
+        if changed == self._seen_empty:
+            return None
+        size, files = _written(self._path)
+        if not files and time.time_ns() - changed > _TICK:  # what is written from now on shows as another time
+            self._seen_empty = changed
         if size > most or files > _FILES:
             return f"the session wrote more than {most >> 20} MiB or {_FILES} files"
         return None

@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from astra_sandbox.server.disks import Disks
 from astra_sandbox.server.sessions import ServerSession
 
 HIGH_WATER = 0.9  # of the memory limit
@@ -51,12 +50,12 @@ class Memory:
 
 
 class Guard:
-    """Watches one server's sessions. `watch` runs until it is cancelled."""
+    """Watches one server's sessions. `watch` runs until it is cancelled. `disks`: whether nothing else bounds those."""
 
     def __init__(
-        self, sessions: "dict[str, ServerSession]", memory: Memory, disks: Disks, shed: Callable[[], bool]
+        self, sessions: "dict[str, ServerSession]", memory: Memory, shed: Callable[[], bool], *, disks: bool
     ) -> None:
-        self._sessions, self._memory, self._disks, self._shed = sessions, memory, disks, shed
+        self._sessions, self._memory, self._shed, self._disks = sessions, memory, shed, disks
         self.memory_scarce = False
 
     async def watch(self) -> None:
@@ -70,7 +69,7 @@ class Guard:
             shed = share > _SHED and self._shed()
             if self.memory_scarce and not shed:
                 self._end_greediest()
-            if self._disks.unbounded and loop.time() >= disk_due:
+            if self._disks and loop.time() >= disk_due:
                 start = loop.time()
                 self._look_at_disks()
                 disk_due = loop.time() + max(_DISK_EVERY, 4 * (loop.time() - start))  # a fifth of a core at most

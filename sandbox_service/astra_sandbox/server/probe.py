@@ -9,7 +9,6 @@ from pathlib import Path
 from astra_api.records import Toolset, ToolSpec
 from astra_sandbox.interface import Isolation
 from astra_sandbox.limits import DEFAULT
-from astra_sandbox.server.disks import Disks
 from astra_sandbox.server.sessions import ServerSession
 from astra_sandbox.server.templates import Templates
 from astra_sandbox.server.toolsets import StoredToolset
@@ -65,7 +64,6 @@ async def measure(templates: Templates, zygote: Zygote, missing: list[str]) -> t
         variant=0,
         seed=0,
         limits=DEFAULT,
-        disks=Disks(None),
         on_gone=lambda session: None,
     )
     try:

@@ -14,7 +14,6 @@ from astra_api.sandbox.v1 import sandbox_pb2 as pb
 from astra_api.sandbox.v1 import sandbox_pb2_grpc as stubs
 from astra_sandbox import limits
 from astra_sandbox.interface import Isolation
-from astra_sandbox.server.disks import Disks
 from astra_sandbox.server.guard import Guard, Memory
 from astra_sandbox.server.metrics import Metrics
 from astra_sandbox.server.sessions import CallConflictError, OverloadError, ReplayError, ServerSession, SessionGoneError
@@ -48,15 +47,14 @@ class Policy:
 class SandboxService(stubs.SandboxServiceServicer):
     """The service of one server process; all of it runs on one event loop."""
 
-    def __init__(self, templates: Templates, policy: Policy, memory: Memory, scratch: str | None) -> None:
+    def __init__(self, templates: Templates, policy: Policy, memory: Memory, unbounded_disks: bool) -> None:
         self.isolation = Isolation.PROCESS
         self.measures: tuple[str, ...] = ()
         self.draining = False
         self.sessions: dict[str, ServerSession] = {}
         self._templates, self._policy, self._memory = templates, policy, memory
         self._toolsets = ToolsetStore()
-        self._disks = Disks(scratch)
-        self.guard = Guard(self.sessions, memory, self._disks, templates.drop_idle)
+        self.guard = Guard(self.sessions, memory, templates.drop_idle, disks=unbounded_disks)
         self._opening = 0
         self.metrics = Metrics()
         self._watch_counts()
@@ -142,7 +140,6 @@ class SandboxService(stubs.SandboxServiceServicer):
                     variant=request.variant,
                     seed=request.seed,
                     limits=granted,
-                    disks=self._disks,
                     on_gone=self._forget,
                     metrics=self.metrics,
                 )

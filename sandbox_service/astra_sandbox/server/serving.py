@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import grpc
+import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -46,7 +48,7 @@ class Settings:
 def serve(nursery: Nursery, zygote: Zygote, settings: Settings, orphaned: threading.Event) -> int:
     """Runs until SIGTERM or SIGINT; returns the exit code. An orphan does not wait for its sessions to end."""
     try:
-        return asyncio.run(_serve(nursery, zygote, settings, orphaned))
+        return uvloop.run(_serve(nursery, zygote, settings, orphaned))
     finally:
         zygote.close()
         nursery.close()
@@ -57,7 +59,7 @@ async def _serve(nursery: Nursery, zygote: Zygote, settings: Settings, orphaned:
     address = settings.address
     templates = Templates(nursery, zygote)
     memory = Memory(settings.memory_limit)
-    service = SandboxService(templates, policy, memory, nursery.visible_scratch)
+    service = SandboxService(templates, policy, memory, nursery.visible_scratch is not None)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -85,6 +87,9 @@ async def _serve(nursery: Nursery, zygote: Zygote, settings: Settings, orphaned:
     shown = address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
     print(f"{READY} {shown} ({service.isolation.name.lower()})", flush=True)
     background = [asyncio.ensure_future(service.expire_forever()), asyncio.ensure_future(service.guard.watch())]
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000)  # a server keeps logs: young objects rarely die in cycles here
     await stop.wait()
     service.draining = True
     await healthiness.enter_graceful_shutdown()

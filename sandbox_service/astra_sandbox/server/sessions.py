@@ -6,15 +6,15 @@ author's word says that they keep no state, and a session must not depend on wha
 """
 
 import asyncio
-import secrets
+import os
 import signal
+from array import array
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from astra_api.sandbox.v1 import sandbox_pb2 as pb
 from astra_sandbox.limits import Limits
-from astra_sandbox.server.disks import Disks
 from astra_sandbox.server.metrics import Metrics
 from astra_sandbox.server.templates import LoadRejectedError, SessionProcess, Templates, WorkerLostError
 from astra_sandbox.server.toolsets import StoredToolset
@@ -34,6 +34,14 @@ _KINDS = {
     Kind.OUT_OF_MEMORY: (_Error.OUT_OF_MEMORY, True),
     Kind.OUTPUT_TOO_LARGE: (_Error.OUTPUT_TOO_LARGE, False),
 }
+
+
+def _nonces() -> Iterator[int]:
+    while True:
+        yield from filter(None, array("Q", os.urandom(8 * 512)))
+
+
+_draw_nonce = _nonces().__next__
 
 
 class SessionGoneError(Exception):
@@ -77,14 +85,13 @@ class ServerSession:
         variant: int,
         seed: int,
         limits: Limits,
-        disks: Disks,
         on_gone: Callable[["ServerSession"], None],
         metrics: Metrics | None = None,
     ) -> None:
         self.id = session_id
         self._toolset, self._templates = toolset, templates
         self._variant, self._seed, self._limits = variant, seed, limits
-        self._disks, self._on_gone, self._metrics = disks, on_gone, metrics
+        self._on_gone, self._metrics = on_gone, metrics
         self._loop = asyncio.get_running_loop()
         self.last_used = self._loop.time()
         self._calls: dict[str, _Call] = {}  # by call_id, in order of arrival
@@ -116,7 +123,7 @@ class ServerSession:
 
     def disk_fault(self) -> str | None:
         """Why its process keeps too much in files, if it does: more than four of the largest."""
-        return self._disks.fault(self._process.folder, 4 * self._limits.file_bytes) if self._process else None
+        return self._process.folder.fault(4 * self._limits.file_bytes) if self._process else None
 
     def end_process(self, kind: Literal["memory", "disk"], reason: str) -> None:
         """Ends the process for what it used. A call under way is answered; else the next one finds a fresh process."""
@@ -180,7 +187,7 @@ class ServerSession:
 
     def _start(self, call: _Call) -> None:
         assert self._process is not None
-        self._nonce = secrets.randbits(64)
+        self._nonce = _draw_nonce()
         self._process.send(self._nonce, Kind.CALL, f"{call.tool}\n{call.arguments}".encode())
         self._timer = self._loop.call_later(self._limits.call_seconds, self._time_out)
 

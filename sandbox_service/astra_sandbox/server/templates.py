@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from astra_sandbox.limits import MAXIMUM, Limits
+from astra_sandbox.server.disks import PrivateFolder
 from astra_sandbox.server.toolsets import StoredToolset
 from astra_sandbox.server.zygotes import MAX_VARIANT, Nursery, ProcessHandle, Zygote, receive_with_pid, remove_tree
 from astra_sandbox.worker.frames import HEADER, FrameError, FrameReader, Kind, encode
@@ -23,6 +25,7 @@ SCRATCH_BYTES = 256 << 20  # files of all sessions of one toolset, where they ha
 _FORK_SECONDS = 20.0
 _BATCH = 64  # sessions in one command: the kernel passes at most 253 descriptors, a template opens at most 256
 _MAX_MESSAGE = 1 << 14
+_CHUNK = 1 << 16  # bytes read at once: a larger buffer costs more than it saves
 _SLACK = 4096  # a reply may exceed output_bytes by a message about that
 
 
@@ -37,9 +40,11 @@ class WorkerLostError(Exception):
 class SessionProcess:
     """One forked session, and its socket. `on_frame` gets every whole frame, `on_end` the end, once."""
 
-    def __init__(self, number: int, sock: socket.socket, limits: Limits, template: "Template", folder: str) -> None:
+    def __init__(
+        self, number: int, sock: socket.socket, limits: Limits, template: "Template", folder: PrivateFolder
+    ) -> None:
         self.number = number
-        self.folder = folder  # below the folder for private directories
+        self.folder = folder
         self.template = template
         self.status: int | None = None  # wait status and processor seconds, once the template reported them
         self.cpu = 0.0
@@ -124,7 +129,7 @@ class SessionProcess:
 
     def _read(self) -> None:
         try:
-            data = self._socket.recv(1 << 18)
+            data = self._socket.recv(_CHUNK)
         except BlockingIOError:
             return
         except OSError:
@@ -144,12 +149,12 @@ class SessionProcess:
 
 
 class Template:
-    """One loaded toolset in one variant."""
+    """One loaded toolset in one variant. `folder`: its private directory, where this process can see it."""
 
     _numbers = itertools.count(1)
 
     def __init__(
-        self, toolset: StoredToolset, control: socket.socket, folder: str, on_close: Callable[[str], None]
+        self, toolset: StoredToolset, control: socket.socket, folder: str | None, on_close: Callable[[], None]
     ) -> None:
         self.toolset = toolset
         self._folder, self._on_close = folder, on_close
@@ -245,7 +250,8 @@ class Template:
                 theirs_end.close()
         processes = []
         for number, name, (ours, _) in zip(numbers, command["folders"], pairs, strict=True):
-            process = SessionProcess(number, ours, limits, self, os.path.join(self._folder, name))
+            folder = PrivateFolder(self._folder and os.path.join(self._folder, name))
+            process = SessionProcess(number, ours, limits, self, folder)
             self._processes[number] = process
             processes.append(process)
         return processes
@@ -268,7 +274,7 @@ class Template:
             self._loaded.exception()  # seen: there may be no waiter any more
         for process in list(self._processes.values()):
             process.reported.set()
-        self._on_close(self._folder)
+        self._on_close()
 
     def _read(self) -> None:
         try:
@@ -363,7 +369,10 @@ class Templates:
         except OSError as error:
             zygote.close()
             raise WorkerLostError(f"the zygote is gone: {error}") from None
-        template = Template(toolset, control, os.path.join(*order["folder"]), self._clear)
+        scratch = self._nursery.visible_scratch
+        top = scratch and os.path.join(scratch, order["folder"][0])
+        folder = scratch and os.path.join(scratch, *order["folder"])
+        template = Template(toolset, control, folder, functools.partial(_clear, top))
         try:
             await template.wait_loaded()
         except WorkerLostError:
@@ -374,13 +383,6 @@ class Templates:
             except WorkerLostError:
                 raise LoadRejectedError("the source ends its process while it loads") from None
         return template
-
-    def _clear(self, folder: str) -> None:
-        """Removes what a template and its sessions left, where this process can see it."""
-        scratch = self._nursery.visible_scratch
-        if scratch is not None:
-            top = os.path.join(scratch, folder.partition(os.sep)[0])
-            asyncio.get_running_loop().run_in_executor(None, remove_tree, top)
 
     def _evict(self) -> None:
         while len(self._templates) > self._keep and self.drop_idle():
@@ -405,6 +407,12 @@ class Templates:
                 task.cancel()
         for zygote in self._zygotes.values():
             zygote.close()
+
+
+def _clear(folder: str | None) -> None:
+    """Removes what a template and its sessions left, where this process can see it."""
+    if folder is not None:
+        asyncio.get_running_loop().run_in_executor(None, remove_tree, folder)
 
 
 def new_session_id() -> str:

@@ -22,6 +22,9 @@ class Kind(IntEnum):
     OUTPUT_TOO_LARGE = 6
 
 
+_KINDS = tuple(Kind)
+
+
 class FrameError(Exception):
     """The peer broke the protocol: a frame of unknown kind, or longer than agreed."""
 
@@ -44,6 +47,10 @@ class FrameReader:
         Raises FrameError as soon as a header shows a frame that is too long or of unknown kind.
         """
         buffer = self._buffer
+        if not buffer and len(data) >= HEADER.size:  # nearly always: one whole frame
+            length, nonce, kind = HEADER.unpack_from(data)
+            if len(data) == HEADER.size + length and length <= self._max_body and kind < len(_KINDS):
+                return [(nonce, _KINDS[kind], data[HEADER.size :])]
         buffer += data
         frames = []
         start = 0
@@ -51,12 +58,12 @@ class FrameReader:
             length, nonce, kind = HEADER.unpack_from(buffer, start)
             if length > self._max_body:
                 raise FrameError(f"a frame of {length} bytes; at most {self._max_body} are allowed")
-            if kind > Kind.OUTPUT_TOO_LARGE:
+            if kind >= len(_KINDS):
                 raise FrameError(f"a frame of unknown kind {kind}")
             end = start + HEADER.size + length
             if len(buffer) < end:
                 break
-            frames.append((nonce, Kind(kind), bytes(buffer[start + HEADER.size : end])))
+            frames.append((nonce, _KINDS[kind], bytes(buffer[start + HEADER.size : end])))
             start = end
         if start:
             del buffer[:start]

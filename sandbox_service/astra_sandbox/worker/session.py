@@ -17,9 +17,11 @@ MAX_DEPTH = 200
 WRITTEN_OUT = 1e21  # below it a whole float has the canonical form of an integer
 MAX_MESSAGE = 1000
 MAX_CALL_BYTES = 4 << 20
+_CHUNK = 1 << 16  # bytes read at once: a larger buffer costs more than it saves
 
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}")
 _encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_decode_json = json.JSONDecoder().decode
 
 Reply = tuple[Kind, bytes]
 
@@ -31,7 +33,7 @@ class NotJsonError(Exception):
 def serve(socket_fd: int, tools: Mapping[str, Callable[..., Any]], *, seed: int | None, output_bytes: int) -> None:
     """Answers calls until the peer closes. `seed`: reseed `random` before every call (a stateless toolset)."""
     reader = FrameReader(MAX_CALL_BYTES)
-    while data := os.read(socket_fd, 1 << 16):
+    while data := os.read(socket_fd, _CHUNK):
         for nonce, _, body in reader.feed(data):
             if seed is not None:
                 random.seed(seed)
@@ -45,7 +47,7 @@ def serve(socket_fd: int, tools: Mapping[str, Callable[..., Any]], *, seed: int 
 def run(tool: Callable[..., Any], arguments: bytes, output_bytes: int) -> Reply:
     """Calls one tool with a JSON object as keyword arguments; whatever happens in it becomes a reply."""
     try:
-        result = tool(**json.loads(arguments))
+        result = tool(**_decode_json(arguments.decode()))
         check_json(result)
         encoded = _encode_json(result).encode()
     except MemoryError:
