@@ -88,7 +88,7 @@ bench: init ## the sandbox benchmark (minutes); the others: python bench/NAME.py
 adversary: init ## hostile tools at every level of containment, as a table (minutes)
 	@cd tests && PYTHONPATH=. ../$(BIN)/python -m adversary $(ARGS)
 
-soak: init ## rollouts while things are killed, then 100,000 sessions (an hour): ARGS="--minutes 60"
+soak: init ## rollouts while things are killed, then 100,000 sessions (half an hour): ARGS="--minutes 60 --out runs/soak"
 	@$(BIN)/python tests/sandbox_service/chaos.py $(ARGS)
 
 clean: ## remove environments and caches, keep runs

@@ -207,6 +207,50 @@ def processor_seconds(pids: list[int]) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+def held_mib(pids: list[int]) -> float:
+    """Memory of processes, MiB; what they share is counted once."""
+    kib = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            kib += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return kib / 1024
+
+
+async def pod_cost(level: Isolation) -> dict[str, float]:
+    """What `astra_api.pod_costs` holds: memory of a server, of a toolset, of a session; calls of a core."""
+    toolsets, sessions, calls = 32, 256, 40
+    async with launch_local(level=level, capacity=sessions) as client:
+        server = client.servers[0].running.pid
+        assert server is not None
+
+        async def held() -> float:
+            await asyncio.sleep(1)
+            return held_mib(tree(server))
+
+        base = await held()
+        numbered = [TOOLSET.model_copy(update={"source": f"{SOURCE}# {number}\n"}) for number in range(toolsets)]
+        loaded = [session for one in numbered for session in await client.open_sessions(one, 1)]
+        with_toolsets = await held()
+        opened = [session for _ in range(sessions // 8 - 4) for session in await client.open_sessions(numbered[0], 8)]
+        each = (await held() - with_toolsets) / len(opened)
+
+        async def work(session: Any) -> None:
+            for _ in range(calls):
+                await session.call(TOOL.name, ARGUMENTS)
+
+        before = processor_seconds(tree(server))
+        await asyncio.gather(*(work(session) for session in opened))
+        seconds = processor_seconds(tree(server)) - before
+        await asyncio.gather(*(session.close() for session in [*loaded, *opened]))
+    return {
+        "base_mib": round(base),
+        "toolset_mib": round((with_toolsets - base) / toolsets - each, 1),
+        "session_mib": round(each, 1),
+        "calls_per_core": round(calls * len(opened) / seconds),
+    }
+
+
 def private_kib(pids: list[int]) -> float:
     """Memory that nobody shares, KiB a process."""
     kib = [
@@ -275,6 +319,7 @@ async def measure(level: Isolation, echo: Any, calls: int, rounds: int) -> dict[
         found["client_256"] = await many(client, 256, 20)
     if level < Isolation.GVISOR:  # there processes are gVisor's, not to be seen from here
         found["open_sessions"] = await idle(level, [1, 32, 256, 1000])
+    found["pod"] = await pod_cost(level)
     return found
 
 
@@ -295,6 +340,9 @@ def show(level: str, found: dict[str, Any]) -> None:
         print(
             f"  {count:>4} open: {row['calls_per_second']} calls/s, {cost}, {row.get('private_kib', '?')} KiB a session"
         )
+    cost = found["pod"]
+    parts = f"{cost['base_mib']} MiB, {cost['toolset_mib']} MiB a toolset, {cost['session_mib']} MiB a session"
+    print(f"  a pod holds {parts}; a core answers {cost['calls_per_core']} calls/s")
 
 
 async def run(levels: list[str], calls: int, rounds: int) -> dict[str, Any]:

@@ -83,8 +83,10 @@ def _memory(plan: "Plan") -> list[Row]:
 
 def _sandboxes(plan: "Plan") -> list[Row]:
     found = plan.sandboxes
+    dense = f"{found.sessions_per_gib} sessions a GiB in {found.containment}"
     rows = [
         ("pods", str(found.replicas), f"{found.capacity:,} sessions together"),
+        ("memory of a pod", _bytes(found.pod_memory), dense),
         ("sessions of a step", f"{found.wanted:,}", f"in {_plural(found.replicas_for_sessions, 'pod')}"),
         ("rollouts at once", str(found.rollouts_at_once), ""),
     ]

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from astra_api.pod_costs import Containment, containment_of
 from astra_api.resource import (
     API_VERSION,
     Conditions,
@@ -216,12 +217,18 @@ class Sandboxes(Resource):
     """RuntimeClass of the pods; empty takes the cluster's default runtime."""
     sessions_per_pod: Count = 64
     """Sessions that a pod holds at once."""
-    minimum_isolation: Literal["process", "namespaces", "gvisor"] = "process"
+    minimum_isolation: Containment = "process"
     """The weakest containment that the run accepts, as a sandbox reports it."""
     require_network_isolation: bool = True
     """Whether the run waits until egress from a sandbox pod was seen to be refused."""
     resources: ResourceRequirements = Field(default_factory=lambda: ResourceRequirements())
-    """Of a sandbox pod."""
+    """Of a sandbox pod; what its sessions want unless given."""
+
+    @property
+    def expected_containment(self) -> Containment:
+        """By the RuntimeClass; a sandbox says what it has once it runs."""
+        found = containment_of(self.runtime_class_name)
+        return self.minimum_isolation if found == "process" else found
 
 
 class Trainer(Resource):

@@ -1,8 +1,9 @@
 """Rollouts while servers, templates, sessions and connections are killed; and many sessions, to see what stays behind.
 
-    python tests/sandbox_service/chaos.py [--rollouts 200] [--minutes 10] [--sessions 100000] [--level process]
+    python tests/sandbox_service/chaos.py [--rollouts 200] [--minutes 10] [--sessions 100000] [--out DIR]
 
 `make soak` runs it for long; the tests run it short. Every trajectory is compared with that of an undisturbed twin.
+With `--out`, the counts are written as soak.json and the curves of the sessions drawn as leaks.png.
 """
 
 import argparse
@@ -212,27 +213,48 @@ async def leaks(client: LocalSandbox, sessions: int, points: int) -> Iterator[He
             done += 32
         await asyncio.sleep(0.5)  # the last ends are being noticed
         curve.append(Held.by(server, done))
-        print(curve[-1], flush=True, file=sys.stderr)
+        print(curve[-1], flush=True)
     return iter(curve)
+
+
+def draw(curve: list[Held], path: Path) -> None:
+    """What was held after each number of sessions: level lines, where nothing leaks."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 4, figsize=(13, 3), layout="constrained")
+    for axis, name in zip(axes, ("processes", "descriptors", "files", "kib"), strict=True):
+        axis.plot([held.sessions / 1000 for held in curve], [getattr(held, name) for held in curve], marker=".")
+        axis.set(
+            title={"kib": "memory of the server, KiB"}.get(name, name),
+            xlabel="thousand sessions opened",
+            ylim=(0, None),
+        )
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
 
 
 async def _main(options: argparse.Namespace) -> int:
     level = Isolation[options.level.upper()]
-    bad = 0
+    rounds: list[Chaos] = []
+    curve: list[Held] = []
     end = time.monotonic() + 60 * options.minutes
-    rounds = 0
-    while rounds == 0 or time.monotonic() < end:
+    while not rounds or time.monotonic() < end:
         async with launch_local(servers=2, level=level, retry=Retry(budget=120)) as client:
-            found = await chaos(client, options.rollouts, 20, options.seed + rounds)
-        print(f"chaos {rounds}: {found}", flush=True)
-        bad += found.different
-        rounds += 1
+            rounds.append(await chaos(client, options.rollouts, 20, options.seed + len(rounds)))
+        print(f"chaos {len(rounds)}: {rounds[-1]}", flush=True)
     if options.sessions:
         async with launch_local(level=level, retry=Retry(budget=120)) as client:
             curve = list(await leaks(client, options.sessions, 20))
-        for held in curve:
-            print(held)
-    return 1 if bad else 0
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        report = {"level": options.level, "chaos": [vars(one) for one in rounds], "leaks": [vars(one) for one in curve]}
+        (options.out / "soak.json").write_text(json.dumps(report, indent=2) + "\n")
+        if curve:
+            draw(curve, options.out / "leaks.png")
+    return 1 if any(one.different for one in rounds) else 0
 
 
 if __name__ == "__main__":
@@ -242,4 +264,5 @@ if __name__ == "__main__":
     parser.add_argument("--sessions", type=int, default=100_000, help="sessions of the leak run; 0 for none")
     parser.add_argument("--level", default="process", choices=["process", "namespaces"])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="folder for soak.json and leaks.png")
     sys.exit(asyncio.run(_main(parser.parse_args())))

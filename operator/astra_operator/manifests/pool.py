@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from astra_api.kube import SECRET, Kind
+from astra_api.pod_costs import containment_of, pod_resources
 from astra_operator.actions import Apply
 from astra_operator.manifests.identity import OWNED_BY, Owner
 from astra_operator.manifests.pods import SCRATCH_MOUNT, container_security, environment, pod_security, scratch
@@ -17,12 +18,9 @@ STATEFUL_SET = Kind("apps/v1", "StatefulSet", "statefulsets")
 SERVICE = Kind("v1", "Service", "services")
 NETWORK_POLICY = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
 CANARY = "canary"  # the init container that looks whether egress is refused
-_SANDBOX_RESOURCES = {
-    "requests": {"cpu": "100m", "memory": "256Mi"},
-    "limits": {"cpu": "2", "memory": "2Gi"},
-}
 _CANARY_RESOURCES = {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"cpu": "500m", "memory": "128Mi"}}
 _DRAIN_SECONDS = 25
+_MEMORY_LIMIT = {"name": "MEMORY_LIMIT", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory"}}}  # in bytes
 CERTIFICATES = "/etc/astra/tls"
 
 
@@ -37,7 +35,7 @@ class Pool:
     clients: dict[str, str]  # labels of the pods in its namespace that may connect
     runtime_class: str | None = "gvisor"
     capacity: int = 64  # sessions of a pod
-    resources: dict[str, Any] = field(default_factory=dict)
+    resources: dict[str, Any] = field(default_factory=dict)  # as many as the capacity wants, unless given
     policy_version: str = "policy/v1"
     certificates_digest: str = ""  # new certificates replace the pods
     egress_targets: tuple[str, ...] = ()  # host:port that the canary tries besides the API server and DNS
@@ -177,7 +175,7 @@ def _canary(pool: Pool) -> dict[str, Any]:
 def _server(pool: Pool) -> dict[str, Any]:
     files = [f"--tls-{flag}={CERTIFICATES}/{file}" for flag, file in SERVER_FILES.items()]
     listening = {"tcpSocket": {"port": PORT}}  # it listens once its own probe of the containment has passed
-    listen = ["--listen", f"0.0.0.0:{PORT}", "--capacity", str(pool.capacity)]
+    listen = ["--listen", f"0.0.0.0:{PORT}", "--capacity", str(pool.capacity), "--memory-limit", "$(MEMORY_LIMIT)"]
     if pool.runtime_class:  # a sandboxed kernel has namespaces: a server that cannot enter them does not start
         listen += ["--contain", "namespaces"]
     return {
@@ -185,13 +183,13 @@ def _server(pool: Pool) -> dict[str, Any]:
         "image": pool.image,
         "imagePullPolicy": pool.pull_policy,
         "command": ["python", "-m", "astra_sandbox", *listen, "--drain-seconds", str(_DRAIN_SECONDS), *files],
-        "env": environment(),
+        "env": [*environment(), _MEMORY_LIMIT],
         "ports": [{"name": "grpc", "containerPort": PORT, "protocol": "TCP"}],
         "startupProbe": {**listening, "periodSeconds": 2, "failureThreshold": 150},  # five minutes, on a busy node
         "readinessProbe": {**listening, "periodSeconds": 2},
         "livenessProbe": {**listening, "periodSeconds": 20, "failureThreshold": 6, "timeoutSeconds": 5},
         "securityContext": container_security(),
-        "resources": pool.resources or _SANDBOX_RESOURCES,
+        "resources": pool.resources or pod_resources(containment_of(pool.runtime_class), pool.capacity),
         "volumeMounts": [SCRATCH_MOUNT, {"name": "tls", "mountPath": CERTIFICATES, "readOnly": True}],
     }
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from astra_api.pod_costs import COSTS
 from astra_api.training_run import TrainingRun
 from astra_trainer.planning import Device, Plan, cpu
 
@@ -166,10 +167,21 @@ def test_pods_for_the_calls_of_quick_rollouts(make_run: MakeRun, plan_of: MakePl
     run = make_run(model={"name": "Qwen/Qwen3-0.6B"}, sandboxes={"replicas": 8})
     plan = plan_of(run, tokens_per_rollout=10, calls_per_rollout=30, tool_seconds=0.0)
     found = plan.sandboxes
-    assert found.peak_calls_per_second > found.pod_calls_per_second == 1003
-    assert found.replicas_for_calls == -(-found.peak_calls_per_second // 1003)
+    assert found.peak_calls_per_second > found.pod_calls_per_second == COSTS["gvisor"].calls
+    assert found.replicas_for_calls == -(-found.peak_calls_per_second // found.pod_calls_per_second)
     slow = plan_of(run, tokens_per_rollout=10, calls_per_rollout=30, tool_seconds=2.0).sandboxes
     assert slow.pod_calls_per_second == 64 / 2  # no more than its sessions
+
+
+def test_the_memory_of_a_pod(make_run: MakeRun, plan_of: MakePlan) -> None:
+    def plan(memory: str, **sandboxes: Any) -> Plan:
+        return plan_of(make_run(sandboxes={"resources": {"limits": {"memory": memory}}, **sandboxes}))
+
+    field = "spec.sandboxes.resources.limits.memory"
+    assert field not in problems(plan("1Gi"))
+    assert "64 sessions hold" in problems(plan("512Mi"))[field]
+    assert field in problems(plan("1Gi", sessionsPerPod=512))
+    assert field not in problems(plan("512Mi", runtimeClassName=""))  # without a kernel of its own
 
 
 def test_the_embedded_engine(make_run: MakeRun, plan_of: MakePlan) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from pydantic import ValidationError
 
+from astra_api.pod_costs import pod_memory
 from astra_api.records import Record
 from astra_api.resource import quantity
 from astra_api.training_run import TrainingRunSpec, Verl
@@ -95,6 +96,14 @@ def problems(setting: Setting) -> Iterator[Finding]:
             field="spec.sandboxes.sessionsPerPod",
             message=f"a pod holds {sandboxes.sessions_per_pod} sessions, and a group opens {rl.group_size} at once on "
             f"one pod; raise it to at least {2 * rl.group_size}",
+        )
+    limit = sandboxes.resources.get("limits", {}).get("memory")
+    held = pod_memory(sandboxes.expected_containment, sandboxes.sessions_per_pod)
+    if limit is not None and quantity(limit) < held:
+        yield Finding(
+            field="spec.sandboxes.resources.limits.memory",
+            message=f"{sandboxes.sessions_per_pod} sessions hold {held >> 20} MiB in {sandboxes.expected_containment}, "
+            f"and the limit is {limit}; raise it, or lower sessionsPerPod",
         )
 
 

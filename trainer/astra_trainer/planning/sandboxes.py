@@ -2,12 +2,10 @@
 
 import math
 
+from astra_api.pod_costs import COSTS, pod_memory
 from astra_api.records import Record
 from astra_api.training_run import Rl, Sandboxes
 from astra_trainer.planning.assumptions import Assumptions
-
-# Calls a second of one server on two shared cores, 256 sessions, by containment: docs/sandbox.md, "Measured".
-CALLS_PER_SECOND = {"gvisor": 1003, "namespaces": 5061, "process": 4036}
 
 
 class SandboxPlan(Record):
@@ -27,6 +25,9 @@ class SandboxPlan(Record):
     """With all rollouts under way."""
     pod_calls_per_second: float
     """What one pod answers: measured, and no more than its sessions allow."""
+    pod_memory: int
+    """Bytes that a full pod holds."""
+    sessions_per_gib: int
     replicas_for_sessions: int
     replicas_for_calls: int = 1
 
@@ -36,8 +37,8 @@ def plan_sandboxes(sandboxes: Sandboxes, rl: Rl, assumptions: Assumptions) -> Sa
     capacity = sandboxes.replicas * sandboxes.sessions_per_pod
     wanted = assumptions.sessions_per_rollout * rl.batch_size
     groups = max(1, capacity // (assumptions.sessions_per_rollout * rl.group_size))  # as the trainer reckons
-    containment = "gvisor" if "gvisor" in sandboxes.runtime_class_name else sandboxes.minimum_isolation
-    rate = float(CALLS_PER_SECOND[containment])
+    containment = sandboxes.expected_containment
+    rate = float(COSTS[containment].calls)
     if assumptions.tool_seconds:
         rate = min(rate, sandboxes.sessions_per_pod / assumptions.tool_seconds)
     return SandboxPlan(
@@ -47,6 +48,8 @@ def plan_sandboxes(sandboxes: Sandboxes, rl: Rl, assumptions: Assumptions) -> Sa
         rollouts_at_once=min(groups * rl.group_size, rl.batch_size),
         containment=containment,
         pod_calls_per_second=rate,
+        pod_memory=pod_memory(containment, sandboxes.sessions_per_pod),
+        sessions_per_gib=COSTS[containment].sessions_per_gib,
         replicas_for_sessions=math.ceil(wanted / sandboxes.sessions_per_pod),
     )
 
