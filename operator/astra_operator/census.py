@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from astra_api.environment import settled_phase
 from astra_api.resource import Selector
-from astra_operator.environments import is_settled
 
 
 class Entry(NamedTuple):
@@ -31,9 +31,8 @@ class Census:
     def note(self, body: Mapping[str, Any]) -> bool:
         """Takes in an Environment as it is now; whether it is new, or another phase than before."""
         metadata = body["metadata"]
-        phase = (body.get("status") or {}).get("phase", "Pending") if is_settled(body) else "Pending"
         reference = (body.get("spec") or {}).get("sourceRef") or {}
-        entry = Entry(metadata.get("labels") or {}, phase, reference.get("configMap"))
+        entry = Entry(metadata.get("labels") or {}, settled_phase(body), reference.get("configMap"))
         there = self._entries.setdefault(metadata["namespace"], {})
         changed = there.get(metadata["name"]) != entry
         there[metadata["name"]] = entry

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from astra_api.environment import Environment
+from astra_api.environment import DECIDED, Environment
 from astra_api.kube import SECRET
 from astra_api.resource import quantity
 from astra_operator.accepting import Problem, summary
@@ -23,7 +23,6 @@ from astra_operator.settings import PORT
 from astra_sandbox.verification import Verdict
 
 RETRY_SECONDS = 30.0  # until the next try, where the infrastructure failed
-_DECIDED = ("Verified", "Rejected")
 _VERDICT = {"phase", "digest", "toolset", "checks"}  # of the status
 _SESSIONS = 8  # of a dedicated pod
 
@@ -51,14 +50,6 @@ class EnvironmentSeen:
     @property
     def conditions(self) -> list[dict[str, Any]]:
         return list(self.status.get("conditions") or [])
-
-
-def is_settled(body: Mapping[str, Any]) -> bool:
-    """Whether the verdict is of this generation: nothing is left to do for an Environment without a pool of its own."""
-    status = body.get("status") or {}
-    verified = find(status.get("conditions") or [], "Verified")
-    of_this = verified is not None and verified.get("observedGeneration") == body["metadata"].get("generation")
-    return of_this and status.get("phase") in _DECIDED
 
 
 def has_pool(body: Mapping[str, Any]) -> bool:
@@ -125,7 +116,7 @@ def _refuse(seen: EnvironmentSeen, now: datetime) -> list[EnvironmentAction]:
 def _is_decided(seen: EnvironmentSeen, environment: Environment) -> bool:
     """Whether a verdict on just this spec and this source stands in the status."""
     status = seen.status
-    if status.get("phase") not in _DECIDED or status.get("digest") != environment.digest:
+    if status.get("phase") not in DECIDED or status.get("digest") != environment.digest:
         return False
     try:
         return bool(status.get("toolset") == environment.toolset.digest)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from astra_api.environment import Environment
+from astra_api.environment import DECIDED, Environment, settled_phase
 from astra_api.kube import CONFIG_MAP, ENVIRONMENT, POD, Kind, Kube, Object, referenced_source
 from astra_api.synthesis_run import SynthesisRun
 from astra_api.training_run import TrainingRun
@@ -22,7 +22,6 @@ from astra_operator.environments import (
     EnvironmentSeen,
     Verify,
     has_pool,
-    is_settled,
     reconcile_environment,
 )
 from astra_operator.farm import Farm
@@ -100,7 +99,7 @@ class Operator:
             return
         if gone:
             self.census.forget(key.namespace, key.name)
-        elif not is_settled(body) or has_pool(body):
+        elif settled_phase(body) not in DECIDED or has_pool(body):
             self._environments.add(key)
         if gone or self.census.note(body):
             for run, phase in self._phases.items():

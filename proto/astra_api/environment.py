@@ -1,5 +1,6 @@
 """Environment: one verifiable arena. A question, its topology of steps, and the tools that answer them."""
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
@@ -14,6 +15,8 @@ Scenario = Literal["single-hop", "parallel-single-hop", "multi-hop", "parallel-m
 MAX_SOURCE_BYTES = 128 * 1024
 
 StepId = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_]*[A-Za-z0-9])?$", max_length=63)]
+
+DECIDED = ("Verified", "Rejected")  # phases with a verdict
 
 
 class GoldCall(Resource):
@@ -194,3 +197,11 @@ class Environment(Resource):
             raise ValueError(f"{self.name}: spec.sourceRef is not resolved")
         tools = tuple(tool.spec() for tool in self.spec.tools)
         return Toolset(tools=tools, source=source, state=self.spec.state)
+
+
+def settled_phase(body: Mapping[str, Any]) -> str:
+    """Verified or Rejected, where that verdict is of this generation of an Environment as an API server gives it."""
+    status = body.get("status") or {}
+    phase, conditions = status.get("phase"), status.get("conditions") or []
+    of = next((one.get("observedGeneration") for one in conditions if one["type"] == "Verified"), None)
+    return phase if phase in DECIDED and of == body["metadata"].get("generation") else "Pending"

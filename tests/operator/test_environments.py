@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from farms import FARM, environment, owner
 
+from astra_api.environment import settled_phase
 from astra_operator.accepting import Problem
 from astra_operator.actions import Again, Apply, CreateCertificates, Delete, Emit, PatchStatus
-from astra_operator.environments import EnvironmentSeen, Verify, has_pool, is_settled, reconcile_environment
+from astra_operator.environments import EnvironmentSeen, Verify, has_pool, reconcile_environment
 from astra_sandbox.verification import CHECKS, Reason, Verdict
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -79,8 +80,8 @@ def test_a_rejected_one_says_why() -> None:
     status = status_after(EnvironmentSeen(1, {}, SEVEN, verdict=found))
     assert condition(status, "Verified")["status"] == "False"
     assert "spec.steps[0]" in condition(status, "Verified")["message"]
-    assert is_settled({"metadata": {"generation": 1}, "status": status})
-    assert not is_settled({"metadata": {"generation": 2}, "status": status})
+    assert settled_phase({"metadata": {"generation": 1}, "status": status}) == "Rejected"
+    assert settled_phase({"metadata": {"generation": 2}, "status": status}) == "Pending"
 
 
 def test_a_failure_of_the_infrastructure_is_no_verdict_and_is_tried_again() -> None:

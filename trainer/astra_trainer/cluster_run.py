@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from astra_api.environment import Environment
+from astra_api.environment import Environment, settled_phase
 from astra_api.errors import BadInput, RunFailed
 from astra_api.kube import ENVIRONMENT, TRAINING_RUN, Kube, KubeError, Object, own_namespace, referenced_source
 from astra_api.manifests import check, load_manifests
@@ -85,7 +85,7 @@ def _chosen(run: TrainingRun, body: Object, kube: Kube) -> dict[str, Any] | None
     selectors = run.spec.environments.selectors
     metadata = body["metadata"]
     labels = metadata.get("labels") or {}
-    if not any(selector.matches(labels) for selector in selectors) or not _is_verified(body):
+    if not any(selector.matches(labels) for selector in selectors) or settled_phase(body) != "Verified":
         return None
     manifest = {
         "apiVersion": body["apiVersion"],
@@ -103,17 +103,6 @@ def _chosen(run: TrainingRun, body: Object, kube: Kube) -> dict[str, Any] | None
     if source is None or environment.with_source(source).toolset.digest != body["status"].get("toolset"):
         return None  # not what was verified
     return {"manifest": manifest, "source": source}
-
-
-def _is_verified(body: Object) -> bool:
-    """Whether the verdict is of this generation."""
-    status = body.get("status") or {}
-    return status.get("phase") == "Verified" and any(
-        condition["type"] == "Verified"
-        and condition["status"] == "True"
-        and condition.get("observedGeneration") == body["metadata"].get("generation")
-        for condition in status.get("conditions") or []
-    )
 
 
 class StatusProgress:
