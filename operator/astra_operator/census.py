@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from astra_api.environment import settled_phase
 from astra_api.resource import Selector
+from astra_operator.conditions import holds
 
 
 class Entry(NamedTuple):
@@ -14,6 +15,8 @@ class Entry(NamedTuple):
     labels: Mapping[str, str]
     phase: str  # Verified | Rejected | Pending
     source: str | None  # the ConfigMap of its sourceRef
+    own_pods: bool = False  # rollouts go to pods of its own
+    ready: bool = True  # those that it needs are there
 
 
 class Counts(NamedTuple):
@@ -32,7 +35,10 @@ class Census:
         """Takes in an Environment as it is now; whether it is new, or another phase than before."""
         metadata = body["metadata"]
         reference = (body.get("spec") or {}).get("sourceRef") or {}
-        entry = Entry(metadata.get("labels") or {}, settled_phase(body), reference.get("configMap"))
+        own_pods = ((body.get("spec") or {}).get("sandbox") or {}).get("isolation") == "pod"
+        ready = not own_pods or holds((body.get("status") or {}).get("conditions") or [], "Ready")
+        labels = metadata.get("labels") or {}
+        entry = Entry(labels, settled_phase(body), reference.get("configMap"), own_pods, ready)
         there = self._entries.setdefault(metadata["namespace"], {})
         changed = there.get(metadata["name"]) != entry
         there[metadata["name"]] = entry
@@ -43,13 +49,19 @@ class Census:
 
     def count(self, namespace: str, selectors: Sequence[Selector]) -> Counts:
         """How many of a namespace any of the selectors selects."""
-        phases = [entry.phase for entry in self._selected(namespace, selectors)]
-        verified, rejected = phases.count("Verified"), phases.count("Rejected")
-        return Counts(verified, rejected, len(phases) - verified - rejected)
+        entries = [entry for _, entry in self._selected(namespace, selectors)]
+        verified = sum(entry.phase == "Verified" and entry.ready for entry in entries)
+        rejected = sum(entry.phase == "Rejected" for entry in entries)
+        return Counts(verified, rejected, len(entries) - verified - rejected)
 
     def sources(self, namespace: str, selectors: Sequence[Selector]) -> list[str]:
         """The ConfigMaps with the sources of those selected."""
-        return sorted({entry.source for entry in self._selected(namespace, selectors) if entry.source})
+        return sorted({entry.source for _, entry in self._selected(namespace, selectors) if entry.source})
+
+    def with_own_pods(self, namespace: str, selectors: Sequence[Selector]) -> list[str]:
+        """The verified ones of those selected whose rollouts go to pods of their own."""
+        selected = self._selected(namespace, selectors)
+        return sorted(name for name, entry in selected if entry.own_pods and entry.phase == "Verified")
 
     def phases(self) -> dict[str, int]:
         """How many there are of each phase."""
@@ -59,7 +71,7 @@ class Census:
                 phases[entry.phase] += 1
         return phases
 
-    def _selected(self, namespace: str, selectors: Sequence[Selector]) -> Iterator[Entry]:
-        for entry in self._entries.get(namespace, {}).values():
+    def _selected(self, namespace: str, selectors: Sequence[Selector]) -> Iterator[tuple[str, Entry]]:
+        for name, entry in self._entries.get(namespace, {}).items():
             if any(selector.matches(dict(entry.labels)) for selector in selectors):
-                yield entry
+                yield name, entry

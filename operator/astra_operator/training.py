@@ -11,11 +11,12 @@ from astra_operator.conditions import Condition
 from astra_operator.farm import Farm
 from astra_operator.manifests.identity import OWNER, ROLE, Owner
 from astra_operator.manifests.job import GPU, QUEUE, SHARED, Work, claim_object, ray_policy
-from astra_operator.manifests.pool import Pool
+from astra_operator.manifests.pool import Pool, own_certificates_volume
 from astra_operator.runs import TRAINING_PHASES, Plan
 
 PLACE = ("trainer", "checkpoint")  # fields of spec that `unrunnable` looks at, and that may change
 _VOLUME = "/checkpoint"
+_OWN_CERTIFICATES = "/etc/astra/own"  # of environments with pods of their own, a folder each
 _ALONE = "ClaimNotShared"
 _RESOURCES: ResourceRequirements = {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "16Gi"}}
 
@@ -70,6 +71,13 @@ def training_plan(
     gates = [environments_gate(run, census)]
     if spec.trainer.nodes > 1:
         gates.append(volume_gate(run, owner, claim))
+    volumes: list[dict[str, Any]] = [{"name": "checkpoint", **volume}]
+    mounts: list[dict[str, Any]] = [{"name": "checkpoint", "mountPath": _VOLUME}]
+    own_pods = census.with_own_pods(owner.namespace, spec.environments.selectors)
+    if own_pods:
+        owners = [Owner("Environment", name, owner.namespace) for name in own_pods]
+        volumes.append(own_certificates_volume("own-tls", owners))
+        mounts.append({"name": "own-tls", "mountPath": _OWN_CERTIFICATES, "readOnly": True})
     work = Work(
         owner=owner,
         role="trainer",
@@ -84,11 +92,12 @@ def training_plan(
         nodes=spec.trainer.nodes,
         ray=spec.engine == "verl",
         queue=run.metadata.labels.get(QUEUE),
-        volumes=({"name": "checkpoint", **volume},),
-        mounts=({"name": "checkpoint", "mountPath": _VOLUME},),
+        volumes=tuple(volumes),
+        mounts=tuple(mounts),
         variables={
             "ASTRA_OUT": f"{_VOLUME}/{run.metadata.name}",
             "HF_HOME": f"{_VOLUME}/.huggingface",  # models are large, are fetched once, and every node reads them
+            **({"ASTRA_OWN_TLS_DIR": _OWN_CERTIFICATES} if own_pods else {}),
         },
     )
     extra = [ray_policy(work)] if work.ray else []

@@ -1,5 +1,6 @@
 """The whole farm on real pods under gVisor: chart, operator, synthesis, training, and what sandboxes keep out."""
 
+import asyncio
 import base64
 import json
 import os
@@ -168,6 +169,9 @@ def test_from_manifests_to_a_checkpoint_with_the_operator_killed_all_the_time(
     node.apply(synthesis)
     _wait_phase(node, kube, SYNTHESIS_RUN, "small", "Succeeded", 1500)
     eventually(lambda: _phases(kube) == ["Verified"] * 16, 600, every=3, what=lambda: _phases(kube))
+    alone = min(body["metadata"]["name"] for body in kube.list(ENVIRONMENT, LAB))
+    apart = json.dumps({"spec": {"sandbox": {"isolation": "pod", "replicas": 1}}})
+    node.kubectl("patch", "environment", alone, "--type=merge", "-p", apart, "-n", LAB)
     training = _example(
         "train-tiny.yaml",
         {
@@ -201,12 +205,32 @@ def test_from_manifests_to_a_checkpoint_with_the_operator_killed_all_the_time(
     assert (status["stage"], status["step"], status["totalSteps"]) == ("rl", 2, 2)
     assert "model.safetensors" in node.inside("/bin/ls", farm / "tiny" / "checkpoints" / "rl-2")
     assert "containment: gvisor" in node.inside("/bin/cat", farm / "tiny" / "run.yaml")
+    _check_that_rollouts_went_to_the_pod_of(node, kube, alone)
     _check_that_the_network_is_called_what_it_is(kube)
     node.kubectl("delete", "trainingrun", "tiny", "strict", "-n", LAB)
     node.kubectl("delete", "synthesisrun", "small", "-n", LAB)
     node.kubectl("delete", "environment", "-l", "astra.farm/synthesis-run=small", "-n", LAB)
     eventually(lambda: not _owned(kube), 300, every=2, what=lambda: _owned(kube))
     assert not list(kube.list(ENVIRONMENT, LAB))
+
+
+def _check_that_rollouts_went_to_the_pod_of(node: Node, kube: Kube, name: str) -> None:
+    """Nobody but the trainer ever talks to it."""
+    (pool,) = [pod for pod in kube.list(POD, LAB, MANAGED) if _owner_of(pod) == f"Environment/{name}"]
+
+    async def toolsets() -> int:
+        client = _client(node, kube, LAB, pool["metadata"]["name"].removesuffix("-sandbox-0"), pool)
+        try:
+            (status,) = await client.status()
+        finally:
+            await client.close()
+        return status.toolsets
+
+    assert asyncio.run(toolsets()) == 1
+
+
+def _owner_of(pod: dict[str, Any]) -> str:
+    return str((pod["metadata"].get("annotations") or {}).get("astra.farm/owned-by"))
 
 
 def _check_that_the_network_is_called_what_it_is(kube: Kube) -> None:

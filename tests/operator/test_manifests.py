@@ -118,6 +118,25 @@ def test_a_trainer_may_read_the_sources_it_needs_and_no_other() -> None:
     assert not [rule for rule in plan(training_run()).work.rules if "configmaps" in rule["resources"]]
 
 
+def test_environments_with_pods_of_their_own_bring_their_certificates() -> None:
+    body = environment_body("alone")
+    body["spec"] = {**body["spec"], "sandbox": {"isolation": "pod", "replicas": 2}}
+    starting = plan(training_run(), census(body, environment_body("usual")))
+    assert starting.gates[0].status == "False", "until its pods are there"
+    body["status"]["conditions"].append({"type": "Ready", "status": "True", "reason": "Serving"})
+    ready = plan(training_run(), census(body, environment_body("usual")))
+    assert ready.gates[0].status == "True"
+    (volume,) = [one for one in ready.work.volumes if "projected" in one]
+    (source,) = volume["projected"]["sources"]
+    assert source["secret"]["name"] == "env-alone-tls"
+    paths = {item["key"]: item["path"] for item in source["secret"]["items"]}
+    assert paths == {name: f"alone/{name}" for name in ("client.crt", "client.key", "ca.crt")}
+    (mount,) = [one for one in ready.work.mounts if one["name"] == volume["name"]]
+    assert ready.work.variables["ASTRA_OWN_TLS_DIR"] == mount["mountPath"]
+    usual = plan(training_run(), census(environment_body("usual")))
+    assert not [one for one in usual.work.volumes if "projected" in one]
+
+
 def test_a_volume_is_asked_for_only_where_none_is_named() -> None:
     own = plan(training_run(checkpoint={"size": "10Gi"}))
     assert own.extra == (claim_object(own.work.owner, "10Gi"),)

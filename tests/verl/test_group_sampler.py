@@ -20,6 +20,7 @@ from hydra import compose, initialize_config_module
 from astra_api.manifests import load_manifests
 from astra_api.records import Reward, Trajectory
 from astra_api.training_run import TrainingRun
+from astra_sandbox.pool import Servers
 from astra_trainer.engines.verl import job
 from astra_trainer.engines.verl.generation import ServerGenerator
 from astra_trainer.kept_environments import kept, write_environments
@@ -53,7 +54,7 @@ def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         run=values,
         environments=str(tmp_path / "environments.json"),
         model="/nowhere",
-        sandboxes=("unix:/nowhere",),
+        sandboxes=Servers(addresses=("unix:/nowhere",)),
         capacity=8,
         room=512,
         spool=str(tmp_path),

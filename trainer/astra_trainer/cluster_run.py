@@ -92,6 +92,7 @@ def _chosen(run: TrainingRun, body: Object, kube: Kube) -> dict[str, Any] | None
         "kind": body["kind"],
         "metadata": {"name": metadata["name"], "labels": labels},
         "spec": body["spec"],
+        "status": {"endpoint": body["status"].get("endpoint")},  # of pods of its own
     }
     environment = check(Environment, manifest)
     if not isinstance(environment, Environment) or environment.digest != body["status"].get("digest"):

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from astra_api.environment import Environment
+from astra_api.errors import BadInput
 from astra_api.training_run import TrainingRun
 from astra_sandbox.interface import Isolation
 from astra_sandbox.launching import launch_local
-from astra_sandbox.pool import ADDRESSES, pool_of_environment
+from astra_sandbox.pool import ADDRESSES, OWN_CERTIFICATES, Pools, own_servers, pool_of_environment
 from astra_trainer.pipeline import train
 from astra_trainer.progress import Progress, Silence
 
@@ -57,9 +58,16 @@ async def _train(run: TrainingRun, environments: Sequence[Environment], out: Pat
 
 
 async def train_in_pool(run: TrainingRun, environments: Sequence[Environment], out: Path, progress: Progress) -> Path:
-    """Runs or resumes a TrainingRun with the servers that `pool_of_environment` names."""
-    sandbox = pool_of_environment()
-    progress.note(f"sandboxes: {', '.join(sandbox.addresses)}")
+    """Runs or resumes a TrainingRun with the servers that `pool_of_environment` names, and with the pods that
+    environments have to themselves. Raises BadInput."""
+    shared, own = pool_of_environment(), own_servers(environments)
+    progress.note(f"sandboxes: {', '.join(shared.addresses)}")
+    for servers in own.values():
+        progress.note(f"sandboxes of one environment: {', '.join(servers.addresses)}")
+    try:
+        sandbox = Pools(shared, own)
+    except OSError as error:
+        raise BadInput(f"{OWN_CERTIFICATES}: {error.filename}: {error.strerror}") from None
     try:
         return await train(run, environments, out, sandbox=sandbox, progress=progress)
     finally:

@@ -4,6 +4,7 @@ Pods have stable names in DNS, so a client can hold a connection to each. They h
 and accept only clients whose certificate the pool's own authority signed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -206,3 +207,18 @@ def certificates_volume(secret_name: str, files: tuple[str, ...], name: str = "t
     """A volume with some files of a pool's Secret: servers never see the client's key, nor clients the servers'."""
     items = [{"key": file, "path": file} for file in files]
     return {"name": name, "secret": {"secretName": secret_name, "items": items, "defaultMode": 0o440}}
+
+
+def own_certificates_volume(name: str, owners: Sequence[Owner]) -> dict[str, Any]:
+    """The client's files of the pools of several owners, in a folder each. One that is gone holds no pod up."""
+    sources = [
+        {
+            "secret": {
+                "name": secret_name(owner),
+                "items": [{"key": file, "path": f"{owner.name}/{file}"} for file in CLIENT_FILES],
+                "optional": True,
+            }
+        }
+        for owner in owners
+    ]
+    return {"name": name, "projected": {"sources": sources, "defaultMode": 0o440}}

@@ -10,12 +10,13 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from astra_api.environment import Environment
 from astra_api.files import replace
 from astra_api.records import Record
 from astra_api.training_run import Rl, TrainingRun
-from astra_sandbox.client import SandboxClient
-from astra_sandbox.pool import client_tls
+from astra_sandbox.pool import Pools, Servers
 from astra_trainer.chat import ChatFormat
 from astra_trainer.draws import drawn
 from astra_trainer.kept_environments import read_environments
@@ -33,8 +34,8 @@ class Job(Record):
     run: dict[str, Any]  # the TrainingRun
     environments: str  # file of `kept_environments`
     model: str  # model folder: its tokenizer and chat template
-    sandboxes: tuple[str, ...]  # addresses
-    certificates: str | None = None  # folder with client.crt, client.key and ca.crt
+    sandboxes: Servers
+    own: dict[str, Servers] = Field(default_factory=dict)  # of toolsets that have servers to themselves, by digest
     capacity: int  # sessions that the sandboxes hold
     room: int  # tokens that a rollout server holds of one sequence
     agents: int = 1  # processes that drive rollouts
@@ -81,10 +82,9 @@ class Floor:
         return ChatFormat(load_tokenizer(Path(self.job.model)))
 
     @cached_property
-    def sandbox(self) -> SandboxClient:
+    def sandbox(self) -> Pools:
         """One client a process: its connections serve every rollout there."""
-        certificates = self.job.certificates
-        return SandboxClient(self.job.sandboxes, client_tls(Path(certificates)) if certificates else None)
+        return Pools(self.job.sandboxes.client(), self.job.own)
 
     @cached_property
     def settings(self) -> RolloutSettings:

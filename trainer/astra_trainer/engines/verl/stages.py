@@ -19,7 +19,8 @@ from astra_api.errors import BadInput, RunFailed
 from astra_api.records import Reject, Trajectory
 from astra_api.training_run import Rl, Sft
 from astra_sandbox.client import SandboxClient
-from astra_sandbox.pool import ADDRESSES, CERTIFICATES
+from astra_sandbox.interface import Sandbox
+from astra_sandbox.pool import ADDRESSES, CERTIFICATES, Pools, Servers
 from astra_trainer.compute import compute
 from astra_trainer.engines.verl.job import JOB, Job
 from astra_trainer.engines.verl.overrides import (
@@ -209,7 +210,8 @@ class _Stage:
         await run_process(command, environment, job=self.job, log=self.log, follow=follow, stall_seconds=stall)
 
     def _write_job(self, model: Path) -> None:
-        sandbox = self.work.sandbox
+        given: Sandbox = self.work.sandbox
+        sandbox, own = (given.shared, given.own) if isinstance(given, Pools) else (given, {})
         if not isinstance(sandbox, SandboxClient):
             raise TypeError("the workers of engine verl need sandboxes with addresses")
         if self.work.run.spec.trainer.nodes > 1 and any(address.startswith("unix:") for address in sandbox.addresses):
@@ -224,8 +226,10 @@ class _Stage:
             run=self.work.run.model_dump(mode="json", by_alias=True, exclude_none=True),
             environments=str(environments),
             model=str(model.absolute()),
-            sandboxes=sandbox.addresses,
-            certificates=os.environ.get(CERTIFICATES) if sandbox.secured else None,
+            sandboxes=Servers(
+                addresses=sandbox.addresses, certificates=os.environ.get(CERTIFICATES) if sandbox.secured else None
+            ),
+            own=own,
             capacity=self.work.capacity,
             agents=self._agents,
             room=self.room,
