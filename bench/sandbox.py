@@ -162,6 +162,20 @@ async def opening(stub: Any, count: int, times: int) -> float:
     return round(statistics.median(seconds) * 1e3, 2)
 
 
+async def resetting(stub: Any, times: int) -> float:
+    """Median milliseconds to replace a session that was used by a fresh one."""
+    seconds = []
+    ids = await opened(stub, 1)
+    for _ in range(times):
+        await unary(stub, ids, 1)
+        start = time.perf_counter()
+        await stub.CloseSessions(pb.CloseSessionsRequest(session_ids=ids))
+        ids = await opened(stub, 1)
+        seconds.append(time.perf_counter() - start)
+    await stub.CloseSessions(pb.CloseSessionsRequest(session_ids=ids))
+    return round(statistics.median(seconds) * 1e3, 2)
+
+
 async def many(client: LocalSandbox, sessions: int, calls: int) -> dict[str, float]:
     """Many sessions at once through the client: every call must give the result."""
     start = time.perf_counter()
@@ -251,49 +265,42 @@ async def pod_cost(level: Isolation) -> dict[str, float]:
     }
 
 
-def private_kib(pids: list[int]) -> float:
-    """Memory that nobody shares, KiB a process."""
-    kib = [
-        sum(
-            int(line.split()[1])
-            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-            if "Private" in line
-        )
-        for pid in pids
-    ]
-    return sum(kib) / len(kib)
+async def compared(driver: Driver, stub: Any, echo: Any, ids: list[str], calls: int, rounds: int) -> dict[str, Any]:
+    """Of `rounds` pairs of measurements, the best of each server, and the median of the ratios."""
+    await driver(stub, ids, min(calls, 640))
+    pairs = [(await rate(driver, echo, ids, calls), await rate(driver, stub, ids, calls)) for _ in range(rounds)]
+    bare, ours = (max(side, key=lambda row: row["calls_per_second"]) for side in zip(*pairs, strict=True))
+    ratios = [mine["calls_per_second"] / theirs["calls_per_second"] for theirs, mine in pairs]
+    return ours | {"echo": bare, "ratio": round(statistics.median(ratios), 2)}
 
 
-async def idle(level: Isolation, counts: list[int]) -> dict[str, Any]:
-    """For each number of open sessions: calls a second on 32 of them, and what an idle one costs."""
+async def by_sessions(
+    client: LocalSandbox, stub: Any, echo: Any, counts: list[int], calls: int, rounds: int
+) -> dict[str, Any]:
+    """For each number of sessions, all in use at once: both kinds of calls next to the echo server's, and memory."""
+    server = client.servers[0].running.pid
+    assert server is not None
     found: dict[str, Any] = {}
-    async with (
-        launch_local(level=level, capacity=max(counts)) as client,
-        grpc.aio.insecure_channel(client.addresses[0]) as channel,
-    ):
-        stub = stubs.SandboxServiceStub(channel)
-        await stub.PutToolset(toolset_to_wire(TOOLSET))
-        server = client.servers[0].running.pid
-        assert server is not None
-        await stub.CloseSessions(pb.CloseSessionsRequest(session_ids=await opened(stub, 1)))
-        await asyncio.sleep(0.5)
-        before = set(tree(server))
-        ids: list[str] = []
-        for count in counts:
-            ids += await opened(stub, count - len(ids))
-            some = ids[:: max(1, len(ids) // 32)][:32]
-            await streamed(stub, some, 320)
-            seconds = processor_seconds([server])
-            row: dict[str, float] = await rate(streamed, stub, some, 1600)
-            row["server_us_per_call"] = round((processor_seconds([server]) - seconds) / 1600 * 1e6)
-            with contextlib.suppress(OSError):  # of a process that hides: only root may look
-                row["private_kib"] = round(private_kib(sorted(set(tree(server)) - before)))
-            found[str(count)] = row
+    before = held_mib(tree(server))
+    ids: list[str] = []
+    for count in counts:
+        while len(ids) < count:
+            ids += await opened(stub, min(64, count - len(ids)))
+        await asyncio.sleep(1)
+        row: dict[str, Any] = {"mib_per_session": round((held_mib(tree(server)) - before) / count, 1)}
+        many_calls = max(4 * count, min(calls, 800 * count))  # a session may have 10,000
+        row["unary"] = await compared(unary, stub, echo, ids, many_calls // 2, rounds)
+        seconds = processor_seconds(tree(server))
+        row["stream"] = await compared(streamed, stub, echo, ids, many_calls, rounds)
+        done = rounds * (many_calls // count * count) + min(many_calls, 640) // count * count
+        row["us_per_call"] = round((processor_seconds(tree(server)) - seconds) / done * 1e6)
+        found[str(count)] = row
+    await stub.CloseSessions(pb.CloseSessionsRequest(session_ids=ids))
     return found
 
 
 async def measure(level: Isolation, echo: Any, calls: int, rounds: int) -> dict[str, Any]:
-    async with launch_local(level=level) as client:
+    async with launch_local(level=level, capacity=1100) as client:
         async with grpc.aio.insecure_channel(client.addresses[0]) as channel:
             stub = stubs.SandboxServiceStub(channel)
             await stub.PutToolset(toolset_to_wire(TOOLSET))
@@ -304,42 +311,31 @@ async def measure(level: Isolation, echo: Any, calls: int, rounds: int) -> dict[
             times = 100 if level < Isolation.GVISOR else 30
             found["open_1_ms"] = await opening(stub, 1, times)
             found["open_8_ms"] = await opening(stub, 8, times)
-            ids = await opened(stub, 32)
-            for name, driver in (("unary", unary), ("stream", streamed)):
-                await driver(stub, ids, 640)
-                pairs = [
-                    (await rate(driver, echo, ids, calls), await rate(driver, stub, ids, calls)) for _ in range(rounds)
-                ]
-                best = max(pairs, key=lambda pair: pair[1]["calls_per_second"])
-                ratios = [ours["calls_per_second"] / bare["calls_per_second"] for bare, ours in pairs]
-                found[name] = best[1] | {"ratio": round(statistics.median(ratios), 2)}
-                found[f"echo_{name}"] = max((bare for bare, _ in pairs), key=lambda bare: bare["calls_per_second"])
-            await stub.CloseSessions(pb.CloseSessionsRequest(session_ids=ids))
+            found["reset_ms"] = await resetting(stub, times)
+            found["sessions"] = await by_sessions(client, stub, echo, [1, 32, 256, 1000], calls, rounds)
         found["client_32"] = await many(client, 32, calls // 32)
         found["client_256"] = await many(client, 256, 20)
-    if level < Isolation.GVISOR:  # there processes are gVisor's, not to be seen from here
-        found["open_sessions"] = await idle(level, [1, 32, 256, 1000])
     found["pod"] = await pod_cost(level)
     return found
 
 
 def show(level: str, found: dict[str, Any]) -> None:
     print(f"\n{level}: {found['containment']}")
-    print(f"  opening (median)       one {found['open_1_ms']} ms, a group of 8 {found['open_8_ms']} ms")
-    print(f"  {'32 sessions':22} {'calls/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'of echo':>8}")
-    for name in ("echo_unary", "unary", "echo_stream", "stream"):
-        row = found[name]
-        ratio = f"{row['ratio']:>8.0%}" if "ratio" in row else ""
-        print(f"  {name:22} {row['calls_per_second']:>8} {row['p50_ms']:>8} {row['p99_ms']:>8} {ratio}")
+    opening = f"one {found['open_1_ms']} ms, a group of 8 {found['open_8_ms']} ms, reset {found['reset_ms']} ms"
+    print(f"  opening (median): {opening}")
+    print(f"  {'sessions':>8} {'':6} {'calls/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'echo/s':>8} {'of echo':>8}")
+    for count, row in found["sessions"].items():
+        for name in ("unary", "stream"):
+            one = row[name]
+            times = f"{one['p50_ms']:>8} {one['p99_ms']:>8}"
+            bare = one["echo"]["calls_per_second"]
+            print(f"  {count:>8} {name:6} {one['calls_per_second']:>8} {times} {bare:>8} {one['ratio']:>8.0%}")
+        cost = f"{row['us_per_call']} us of processor time a call in the stream, sessions included"
+        print(f"  {'':>8} {cost}, {row['mib_per_session']} MiB a session")
     for name in ("client_32", "client_256"):
         row = found[name]
         text = f"{row['calls_per_second']} calls/s through SandboxClient, opened in {row['open_seconds']} s"
         print(f"  {row['sessions']} sessions: {text}, no error, {row['replays']} replays")
-    for count, row in found.get("open_sessions", {}).items():
-        cost = f"{row['server_us_per_call']} us of the server's processor a call, p50 {row['p50_ms']} ms"
-        print(
-            f"  {count:>4} open: {row['calls_per_second']} calls/s, {cost}, {row.get('private_kib', '?')} KiB a session"
-        )
     cost = found["pod"]
     parts = f"{cost['base_mib']} MiB, {cost['toolset_mib']} MiB a toolset, {cost['session_mib']} MiB a session"
     print(f"  a pod holds {parts}; a core answers {cost['calls_per_core']} calls/s")
