@@ -116,6 +116,19 @@ async def test_a_call_that_leaves_too_many_files_is_answered_so_however_fast_it_
         assert await session.call("kept", "{}") == ToolResult(json_text="5")  # the first call's files, made again
 
 
+async def test_a_folder_that_was_long_empty_is_seen_to_fill(
+    tmp_path: Path, server: Any, make_toolset: Callable[..., Toolset]
+) -> None:
+    toolset = make_toolset(SOURCE, "eat", "fine", "fill", state="stateful")
+    async with server(tmp_path) as (address, _), opened(address, toolset) as session:
+        for _ in range(3):
+            assert await session.call("fine", "{}") == ToolResult(json_text="0")
+            await asyncio.sleep(0.2)
+        outcome = await session.call("fill", '{"mib": 9}')
+        assert isinstance(outcome, ToolError)
+        assert "8 MiB" in outcome.message
+
+
 async def test_what_is_written_between_calls_is_seen(
     tmp_path: Path, server: Any, make_toolset: Callable[..., Toolset]
 ) -> None:
