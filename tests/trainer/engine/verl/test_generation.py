@@ -1,14 +1,11 @@
-"""Turns by a rollout server, and what tools cost a step."""
+"""Turns by a rollout server."""
 
-import itertools
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from astra_trainer.engines.verl.generation import EngineDied, ServerGenerator, Timeline, waiting_seconds
+from astra_trainer.engines.verl.generation import EngineDied, ServerGenerator
 
 STOP = frozenset({7})
 
@@ -73,37 +70,3 @@ async def test_a_full_context_ends_the_rollout_unasked() -> None:
 async def test_what_an_engine_may_not_give_is_no_rollout(bad: Any) -> None:
     with pytest.raises(EngineDied):
         await turn(ServerGenerator(Server(bad), STOP, room=100), [1])
-
-
-SPAN = st.tuples(st.floats(0, 50), st.floats(0.125, 50)).map(lambda pair: (pair[0], pair[0] + pair[1]))
-
-
-@st.composite
-def rollouts(draw: st.DrawFn) -> Timeline:
-    began, ended = draw(SPAN)
-    cuts = sorted(draw(st.lists(st.floats(began, ended), max_size=6)))
-    pairs = list(zip(cuts[::2], cuts[1::2], strict=False))
-    return Timeline(began, ended, pairs)
-
-
-@given(st.lists(rollouts(), max_size=6))
-def test_waiting_is_counted_once_and_only_while_nobody_generates(lines: list[Timeline]) -> None:
-    """Against a clock that looks at every moment at which anything changes."""
-    moments = sorted(
-        {moment for line in lines for span in [(line.began, line.ended), *line.generating] for moment in span}
-    )
-    expected = 0.0
-    for start, end in itertools.pairwise(moments):
-        middle = (start + end) / 2
-        under_way = any(line.began < middle < line.ended for line in lines)
-        generating = any(begun < middle < done for line in lines for begun, done in line.generating)
-        expected += (end - start) * (under_way and not generating)
-    assert waiting_seconds(lines) == pytest.approx(expected, abs=1e-6)
-
-
-def test_latency_behind_the_generation_of_others_costs_nothing() -> None:
-    alone = Timeline(0.0, 10.0, [(0.0, 2.0), (8.0, 10.0)])
-    beside = Timeline(0.0, 10.0, [(2.0, 8.0)])
-    assert waiting_seconds([alone]) == pytest.approx(6.0)
-    assert waiting_seconds([alone, beside]) == pytest.approx(0.0)
-    assert alone.tool_seconds == pytest.approx(6.0)

@@ -19,6 +19,7 @@ from astra_api.records import Trajectory
 from astra_sandbox.interface import Sandbox, Session
 from astra_trainer.engines.verl.generation import EngineDied, Server, ServerGenerator
 from astra_trainer.engines.verl.job import floor
+from astra_trainer.engines.verl.timeline import TimedSandbox, TimedSession
 from astra_trainer.rollout import Episode, Place, episode_prompt, run_rollout, session_limits
 
 NAME = "astra"
@@ -50,18 +51,19 @@ class AstraAgentLoop(AgentLoopBase):  # type: ignore[misc]
         prompt = episode_prompt(episode, here.chat, here.settings)
         generator = ServerGenerator(self.server_manager, here.chat.stop_ids, here.job.room)
         async with _SESSIONS.session(here.sandbox, episode, place, uid, self.rollout_config.n) as session:
-            generator.timeline.began = time.time()
+            timeline = generator.timeline
+            timeline.began = time.time()
             trajectory = await run_rollout(
                 episode,
                 place=place,
-                session=session,
-                sandbox=here.sandbox,
+                session=TimedSession(session, timeline),
+                sandbox=TimedSandbox(here.sandbox, timeline),
                 generator=generator,
                 chat=here.chat,
                 settings=here.settings,
                 prompt=prompt,
             )
-            generator.timeline.ended = time.time()
+            timeline.ended = time.time()
         return output(trajectory, len(prompt), generator)
 
 

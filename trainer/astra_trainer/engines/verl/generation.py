@@ -1,11 +1,11 @@
-"""verl's rollout servers as a Generator, and when they were at work."""
+"""verl's rollout servers as a Generator."""
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import uuid4
 
+from astra_trainer.engines.verl.timeline import Timeline
 from astra_trainer.generation import Generation
 
 
@@ -17,23 +17,6 @@ class Server(Protocol):
     """What is needed of `verl.workers.rollout.llm_server.LLMServerClient`."""
 
     async def generate(self, request_id: str, *, prompt_ids: list[int], sampling_params: dict[str, Any]) -> Any: ...
-
-
-@dataclass
-class Timeline:
-    """One rollout's time, in seconds since the epoch: while not generating, it waits for its tools."""
-
-    began: float = field(default_factory=time.time)
-    ended: float = 0.0
-    generating: list[tuple[float, float]] = field(default_factory=list)
-
-    @property
-    def generating_seconds(self) -> float:
-        return sum(end - start for start, end in self.generating)
-
-    @property
-    def tool_seconds(self) -> float:
-        return max(0.0, self.ended - self.began - self.generating_seconds)
 
 
 class ServerGenerator:
@@ -81,25 +64,6 @@ class ServerGenerator:
             return
         before = self.versions or (least, greatest)
         self.versions = (min(before[0], least), max(before[1], greatest))
-
-
-def waiting_seconds(timelines: Sequence[Timeline]) -> float:
-    """Seconds in which rollouts were under way and every one of them waited for its tools: what tools cost a step.
-
-    Tool latency that is hidden behind the generation of other rollouts costs nothing.
-    """
-    changes: list[tuple[float, int, int]] = []  # when, change of rollouts, change of those that generate
-    for line in timelines:
-        changes += [(line.began, 1, 0), (line.ended, -1, 0)]
-        for start, end in line.generating:
-            changes += [(start, 0, 1), (end, 0, -1)]
-    changes.sort()
-    waited, under_way, generating, before = 0.0, 0, 0, 0.0
-    for when, rollouts, generations in changes:
-        if under_way > 0 and generating == 0:
-            waited += when - before
-        under_way, generating, before = under_way + rollouts, generating + generations, when
-    return waited
 
 
 def _last_line(error: BaseException) -> str:

@@ -22,9 +22,9 @@ from astra_api.files import replace
 from astra_api.records import Trajectory
 from astra_trainer.batch_filling import has_spread
 from astra_trainer.engines.verl.agent_loop import TIMELINE, TRAJECTORY
-from astra_trainer.engines.verl.generation import Timeline, waiting_seconds
 from astra_trainer.engines.verl.job import FAILURES, floor
 from astra_trainer.engines.verl.processes import DIAGNOSIS
+from astra_trainer.engines.verl.timeline import Timeline, waiting_seconds
 from astra_trainer.engines.verl.watchdog import Watchdog
 from astra_trainer.groups import Group
 from astra_trainer.trajectory_lines import dump_lines
@@ -247,7 +247,8 @@ class AsyncGroupSampler(GroupSampler, ReplayBufferAsync):  # type: ignore[misc]
 
 def _timeline(text: str) -> Timeline:
     values = json.loads(text)
-    return Timeline(values["began"], values["ended"], [(start, end) for start, end in values["generating"]])
+    spans = {name: [(start, end) for start, end in values[name]] for name in ("generating", "calling")}
+    return Timeline(values["began"], values["ended"], **spans)
 
 
 def _failures(spool: Path) -> list[dict[str, Any]]:
