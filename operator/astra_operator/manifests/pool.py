@@ -10,6 +10,7 @@ from typing import Any
 
 from astra_api.kube import SECRET, Kind
 from astra_api.pod_costs import containment_of, pod_resources
+from astra_api.resource import quantity
 from astra_operator.actions import Apply
 from astra_operator.manifests.identity import OWNED_BY, Owner
 from astra_operator.manifests.pods import SCRATCH_MOUNT, container_security, environment, pod_security, scratch
@@ -21,7 +22,6 @@ NETWORK_POLICY = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"
 CANARY = "canary"  # the init container that looks whether egress is refused
 _CANARY_RESOURCES = {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"cpu": "500m", "memory": "128Mi"}}
 _DRAIN_SECONDS = 25
-_MEMORY_LIMIT = {"name": "MEMORY_LIMIT", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory"}}}  # in bytes
 CERTIFICATES = "/etc/astra/tls"
 
 
@@ -176,7 +176,11 @@ def _canary(pool: Pool) -> dict[str, Any]:
 def _server(pool: Pool) -> dict[str, Any]:
     files = [f"--tls-{flag}={CERTIFICATES}/{file}" for flag, file in SERVER_FILES.items()]
     listening = {"tcpSocket": {"port": PORT}}  # it listens once its own probe of the containment has passed
-    listen = ["--listen", f"0.0.0.0:{PORT}", "--capacity", str(pool.capacity), "--memory-limit", "$(MEMORY_LIMIT)"]
+    listen = ["--listen", f"0.0.0.0:{PORT}", "--capacity", str(pool.capacity)]
+    resources = pool.resources or pod_resources(containment_of(pool.runtime_class), pool.capacity)
+    memory = resources.get("limits", {}).get("memory")
+    if memory is not None:  # what a sandboxed kernel shows need not be what the pod may take
+        listen += ["--memory-limit", str(int(quantity(memory)))]
     if pool.runtime_class:  # a sandboxed kernel has namespaces: a server that cannot enter them does not start
         listen += ["--contain", "namespaces"]
     return {
@@ -184,13 +188,13 @@ def _server(pool: Pool) -> dict[str, Any]:
         "image": pool.image,
         "imagePullPolicy": pool.pull_policy,
         "command": ["python", "-m", "astra_sandbox", *listen, "--drain-seconds", str(_DRAIN_SECONDS), *files],
-        "env": [*environment(), _MEMORY_LIMIT],
+        "env": environment(),
         "ports": [{"name": "grpc", "containerPort": PORT, "protocol": "TCP"}],
         "startupProbe": {**listening, "periodSeconds": 2, "failureThreshold": 150},  # five minutes, on a busy node
         "readinessProbe": {**listening, "periodSeconds": 2},
         "livenessProbe": {**listening, "periodSeconds": 20, "failureThreshold": 6, "timeoutSeconds": 5},
         "securityContext": container_security(),
-        "resources": pool.resources or pod_resources(containment_of(pool.runtime_class), pool.capacity),
+        "resources": resources,
         "volumeMounts": [SCRATCH_MOUNT, {"name": "tls", "mountPath": CERTIFICATES, "readOnly": True}],
     }
 
