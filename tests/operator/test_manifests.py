@@ -1,6 +1,5 @@
 """What the operator makes: hardened, well-named, and as small in rights as can be."""
 
-import itertools
 import re
 from typing import Any
 
@@ -15,7 +14,7 @@ from astra_operator.admission import admit
 from astra_operator.environments import dedicated_pool
 from astra_operator.manifests.identity import Owner
 from astra_operator.manifests.job import access_objects, claim_object, job_object, run_object
-from astra_operator.manifests.pool import CANARY, STATEFUL_SET, pool_objects
+from astra_operator.manifests.pool import CANARY, pool_objects
 from astra_operator.synthesis import unrunnable
 from astra_operator.training import manifest_of
 
@@ -136,19 +135,6 @@ def test_environments_with_pods_of_their_own_bring_their_certificates() -> None:
     assert ready.work.variables["ASTRA_OWN_TLS_DIR"] == mount["mountPath"]
     usual = plan(training_run(), census(environment_body("usual")))
     assert not [one for one in usual.work.volumes if "projected" in one]
-
-
-def test_a_server_knows_what_its_pod_may_take() -> None:
-    def limit(**sandboxes: Any) -> str | None:
-        (made,) = [
-            one for one in pool_objects(plan(training_run(sandboxes=sandboxes)).pool) if one.kind == STATEFUL_SET
-        ]
-        command = made.manifest["spec"]["template"]["spec"]["containers"][0]["command"]
-        return dict(itertools.pairwise(command)).get("--memory-limit")
-
-    assert limit() == str(1792 << 20)
-    assert limit(resources={"limits": {"memory": "3Gi"}}) == str(3 << 30)
-    assert limit(resources={"requests": {"cpu": "1"}}) is None, "the kernel's word, where nothing is said"
 
 
 def test_a_volume_is_asked_for_only_where_none_is_named() -> None:

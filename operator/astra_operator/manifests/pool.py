@@ -10,7 +10,6 @@ from typing import Any
 
 from astra_api.kube import SECRET, Kind
 from astra_api.pod_costs import containment_of, pod_resources
-from astra_api.resource import quantity
 from astra_operator.actions import Apply
 from astra_operator.manifests.identity import OWNED_BY, Owner
 from astra_operator.manifests.pods import SCRATCH_MOUNT, container_security, environment, pod_security, scratch
@@ -177,10 +176,6 @@ def _server(pool: Pool) -> dict[str, Any]:
     files = [f"--tls-{flag}={CERTIFICATES}/{file}" for flag, file in SERVER_FILES.items()]
     listening = {"tcpSocket": {"port": PORT}}  # it listens once its own probe of the containment has passed
     listen = ["--listen", f"0.0.0.0:{PORT}", "--capacity", str(pool.capacity)]
-    resources = pool.resources or pod_resources(containment_of(pool.runtime_class), pool.capacity)
-    memory = resources.get("limits", {}).get("memory")
-    if memory is not None:  # what a sandboxed kernel shows need not be what the pod may take
-        listen += ["--memory-limit", str(int(quantity(memory)))]
     if pool.runtime_class:  # a sandboxed kernel has namespaces: a server that cannot enter them does not start
         listen += ["--contain", "namespaces"]
     return {
@@ -194,7 +189,7 @@ def _server(pool: Pool) -> dict[str, Any]:
         "readinessProbe": {**listening, "periodSeconds": 2},
         "livenessProbe": {**listening, "periodSeconds": 20, "failureThreshold": 6, "timeoutSeconds": 5},
         "securityContext": container_security(),
-        "resources": resources,
+        "resources": pool.resources or pod_resources(containment_of(pool.runtime_class), pool.capacity),
         "volumeMounts": [SCRATCH_MOUNT, {"name": "tls", "mountPath": CERTIFICATES, "readOnly": True}],
     }
 
