@@ -11,7 +11,7 @@ from typing import Any
 
 from astra_api.environment import DECIDED, Environment
 from astra_api.kube import SECRET
-from astra_api.pod_costs import containment_of, pod_memory
+from astra_api.pod_costs import HUNGRY, containment_of, pod_memory
 from astra_api.resource import quantity
 from astra_operator.accepting import Problem, summary
 from astra_operator.actions import Action, Again, CreateCertificates, Delete, Emit, PatchStatus
@@ -25,7 +25,6 @@ from astra_sandbox.verification import Verdict
 
 RETRY_SECONDS = 30.0  # until the next try, where the infrastructure failed
 _VERDICT = {"phase", "digest", "toolset", "checks"}  # of the status
-_HUNGRY = 512 << 20  # bytes that two sessions may take beyond what idle ones hold
 _SESSIONS = 32  # of a dedicated pod: a group of rollouts opens all its sessions on one
 
 
@@ -87,7 +86,7 @@ def reconcile_environment(seen: EnvironmentSeen, owner: Owner, farm: Farm, now: 
 def dedicated_pool(environment: Environment, owner: Owner, farm: Farm, replicas: int) -> Pool:
     """The pods of one Environment. Every trainer of its namespace may ask to connect; its certificate decides."""
     held = pod_memory(containment_of(farm.settings.runtime_class), _SESSIONS)
-    limit = held + max(_HUNGRY, 2 * int(quantity(environment.spec.sandbox.memory)))
+    limit = held + max(HUNGRY, 2 * int(quantity(environment.spec.sandbox.memory)))
     return Pool(
         owner=owner,
         image=farm.settings.sandbox_image,

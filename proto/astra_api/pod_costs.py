@@ -39,7 +39,7 @@ COSTS: Final[dict[str, PodCost]] = {
 _CORES = 2  # a server and its sessions
 _CALLS_PER_SESSION = 0.5  # a second, between which a model generates
 _SHED = 0.6  # of the memory: above it a server ends what it only keeps warm
-_HUNGRY = 2 << 28  # bytes: two sessions that take all that they may (256 MiB)
+HUNGRY: Final = 2 << 28  # bytes: two sessions that take all that they may (256 MiB)
 _STEP = 64 * _MIB
 
 
@@ -64,7 +64,7 @@ def pod_resources(containment: str, sessions: int) -> ResourceRequirements:
     cpu = max(0.1, sessions * _CALLS_PER_SESSION / COSTS[containment].calls)
     return {
         "requests": {"cpu": f"{math.ceil(cpu * 1000)}m", "memory": _quantity(held)},
-        "limits": {"cpu": str(_CORES), "memory": _quantity(_rounded(held / _SHED + _HUNGRY))},
+        "limits": {"cpu": str(_CORES), "memory": _quantity(_rounded(held / _SHED + HUNGRY))},
     }
 
 

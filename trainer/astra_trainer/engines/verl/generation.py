@@ -1,6 +1,5 @@
 """verl's rollout servers as a Generator."""
 
-import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 from uuid import uuid4
@@ -35,7 +34,6 @@ class ServerGenerator:
         self.versions: tuple[int, int] | None = None
 
     async def generate(self, context: Sequence[int], *, max_tokens: int, temperature: float, seed: int) -> Generation:
-        began = time.time()
         if len(context) >= self._room:
             return Generation([], [], False)
         asked = {
@@ -48,10 +46,10 @@ class ServerGenerator:
             "logprobs": True,
         }
         try:
-            output = await self._server.generate(self._rollout, prompt_ids=list(context), sampling_params=asked)
+            with self.timeline.noted(self.timeline.generating):
+                output = await self._server.generate(self._rollout, prompt_ids=list(context), sampling_params=asked)
         except Exception as error:  # whatever a remote engine raises, none of it is the rollout's doing
             raise EngineDied(f"{type(error).__name__}: {_last_line(error)}") from error
-        self.timeline.generating.append((began, time.time()))
         tokens = [int(token) for token in output.token_ids]
         if not tokens or output.log_probs is None or len(output.log_probs) != len(tokens):
             raise EngineDied(f"the engine gave {len(tokens)} tokens, {output.stop_reason or 'without a reason'}")
