@@ -49,8 +49,6 @@ def main(arguments: list[str] | None = None) -> int:
     orphaned = threading.Event()
     if options.exit_with_stdin:
         threading.Thread(target=_exit_with_stdin, args=(orphaned,), daemon=True).start()
-    # gRPC reads it once. The older listener does its work in the threads that wait for it: a fifth less a call.
-    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
     from astra_sandbox.server.serving import Settings, serve  # imports gRPC
 
     settings = Settings(

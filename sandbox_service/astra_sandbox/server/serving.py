@@ -3,32 +3,28 @@
 import asyncio
 import contextlib
 import gc
-import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import grpc
 import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from astra_api.sandbox.v1 import sandbox_pb2 as pb
 from astra_api.sandbox.v1 import sandbox_pb2_grpc as stubs
 from astra_sandbox.command import Tls
 from astra_sandbox.server.guard import Memory
 from astra_sandbox.server.probe import measure
+from astra_sandbox.server.rpc import Server
 from astra_sandbox.server.service import Policy, SandboxService
 from astra_sandbox.server.templates import LoadRejectedError, Templates, WorkerLostError
 from astra_sandbox.server.zygotes import Nursery, Zygote
-from astra_sandbox.wire import CHANNEL_OPTIONS
+from astra_sandbox.wire import MESSAGE_BYTES
 
 _NAME = pb.DESCRIPTOR.services_by_name["SandboxService"].full_name
-_PINGS = [  # a client that trains for minutes keeps its idle stream alive; by default five minutes must lie between
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-]
 READY = "astra_sandbox: serving on"  # printed with the address once calls are answered
 
 
@@ -68,20 +64,20 @@ async def _serve(nursery: Nursery, zygote: Zygote, settings: Settings, orphaned:
     except (LoadRejectedError, WorkerLostError) as error:
         print(f"astra_sandbox: the probe of the sandbox failed: {error}", file=sys.stderr)
         return 1
-    server = grpc.aio.server(options=[*CHANNEL_OPTIONS, *_PINGS, ("grpc.so_reuseport", 0)])
+    server = Server(MESSAGE_BYTES)
     stubs.add_SandboxServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     healthiness = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthiness, server)
-    reflection.enable_server_reflection([_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    names = [_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME]
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), server)
     try:
-        port = _bind(server, address, settings.tls)
-    except (RuntimeError, OSError) as error:
+        port = await server.listen(address, settings.tls)
+    except OSError as error:
         print(f"astra_sandbox: cannot listen on {address}: {error}", file=sys.stderr)
         return 1
     stop_metrics = _serve_metrics(service, settings)
     if stop_metrics is None:
         return 1
-    await server.start()
     for name in ("", _NAME):
         await healthiness.set(name, health_pb2.HealthCheckResponse.SERVING)
     shown = address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
@@ -117,14 +113,3 @@ def _serve_metrics(service: SandboxService, settings: Settings) -> Callable[[], 
     except OSError as error:
         print(f"astra_sandbox: --metrics-port {settings.metrics_port}: {error.strerror}", file=sys.stderr)
         return None
-
-
-def _bind(server: grpc.aio.Server, address: str, tls: Tls | None) -> int:
-    if address.startswith("unix:"):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(address.removeprefix("unix:"))  # left by a server that was killed
-    if tls is None:
-        return int(server.add_insecure_port(address))
-    pair = [(tls.key, tls.certificate)]
-    credentials = grpc.ssl_server_credentials(pair, root_certificates=tls.authority, require_client_auth=True)
-    return int(server.add_secure_port(address, credentials))
