@@ -25,6 +25,7 @@ _KNOWN_BLOCKS = 256
 _UNTAKEN_REPLIES = 10_000  # to control frames, by a peer that takes nothing
 _BUFFERED_BYTES = 1 << 20  # of answers, before those who write them wait
 _PREFACE_SECONDS = 20.0
+_FAREWELL_SECONDS = 1.0  # to say to a peer why its connection ends
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DEFAULT_WINDOW = 65_535
@@ -377,6 +378,7 @@ class Connection(asyncio.Protocol):
         self._leaving = True
         self._go_away(code, reason)
         self.close()
+        self._loop.call_later(_FAREWELL_SECONDS, self.abort)  # it may take nothing any more
         for stream in list(self._streams.values()):
             self._cancel(stream)
 
