@@ -1,6 +1,7 @@
 """The gRPC surface: status codes, idempotency, the stream, capacity, expiry, health, reflection, TLS."""
 
 import asyncio
+import contextlib
 import json
 import socket
 import urllib.request
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import h2.config
+import h2.connection
+import h2.settings
 import pytest
 import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -185,6 +189,30 @@ async def test_a_client_waits_while_the_server_is_full(address: str, stateless: 
         await client.open_sessions(stateless, 9)
     await client.close()
     await hasty.close()
+
+
+async def test_a_stream_whose_answers_nobody_takes_is_not_read(address: str) -> None:
+    """Else a client could fill the server's memory with answers."""
+    http = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+    http.initiate_connection()
+    http.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
+    reader, writer = await asyncio.open_unix_connection(address.removeprefix("unix:"))
+    headers = {":method": "POST", ":scheme": "http", ":path": "/astra.sandbox.v1.SandboxService/Rollout"}
+    http.send_headers(1, [*headers.items(), (":authority", "localhost"), ("content-type", "application/grpc")])
+    request = pb.CallToolRequest(session_id="none", call_id="1", tool="add", arguments_json="{}").SerializeToString()
+    message = b"\0" + len(request).to_bytes(4) + request
+    sent = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1):
+            while sent < 8 << 20:
+                while (room := http.local_flow_control_window(1)) >= len(message):
+                    part = message * (min(room, 16_000) // len(message))
+                    http.send_data(1, part)
+                    sent += len(part)
+                writer.write(http.data_to_send())
+                http.receive_data(await reader.read(65536))
+    writer.close()
+    assert 1 << 19 < sent < 1 << 21  # about the stream's window, and no more
 
 
 async def test_health_and_reflection(channel: grpc.aio.Channel) -> None:

@@ -233,23 +233,21 @@ class _RolloutStream:
         self._answers: deque[pb.CallToolResponse] = deque()
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
-        self._room.set()
         self._pending = 0
         self._finished = False
 
     def add(self, request: pb.CallToolRequest, future: "asyncio.Future[pb.CallToolResponse]") -> None:
         """Answers `request` when `future` is done."""
         self._pending += 1
-        if self._pending >= _STREAM_BACKLOG:
-            self._room.clear()
         if future.done():
             self._done(request, future)
         else:
             future.add_done_callback(functools.partial(self._done, request))
 
     async def room(self) -> None:
-        """Waits while too many calls are under way."""
-        if not self._room.is_set():
+        """Waits while too many calls are under way, or their answers are not taken."""
+        while self._pending + len(self._answers) >= _STREAM_BACKLOG:
+            self._room.clear()
             await self._room.wait()
 
     def answer(self, response: pb.CallToolResponse) -> None:
@@ -267,6 +265,7 @@ class _RolloutStream:
         while True:
             while self._answers:
                 await self._context.write(self._answers.popleft())
+                self._room.set()
             if self._finished and not self._pending:
                 return
             self._wake.clear()
@@ -274,8 +273,6 @@ class _RolloutStream:
 
     def _done(self, request: pb.CallToolRequest, future: "asyncio.Future[pb.CallToolResponse]") -> None:
         self._pending -= 1
-        if self._pending < _STREAM_BACKLOG:
-            self._room.set()
         error = future.exception()
         self.answer(future.result() if error is None else _failure(request, error))
 
