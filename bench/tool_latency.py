@@ -1,9 +1,9 @@
 """What slow tools cost a step of engine verl: the share of it in which every rollout waits for its tools.
 
-    .venv-verl/bin/python bench/tool_latency.py [--milliseconds 20] [--steps 5] [--out runs/bench-tools]
+    .venv-verl/bin/python bench/tool_latency.py [--milliseconds 20] [--steps 5] [--rollouts 128] [--out runs/bench-tools]
 
-Runs examples/verl-cpu.yaml with tools that sleep before they answer, and with 32 rollouts a step, so that some generate
-while others wait.
+Runs examples/verl-cpu.yaml with tools that sleep before they answer, and with more rollouts a step than vLLM takes at
+once, so that some generate while others wait.
 """
 
 import argparse
@@ -19,13 +19,13 @@ import yaml
 EXAMPLE = Path(__file__).parents[1] / "examples" / "verl-cpu.yaml"
 
 
-def manifests(milliseconds: float, steps: int) -> list[dict[str, Any]]:
+def manifests(milliseconds: float, steps: int, rollouts: int) -> list[dict[str, Any]]:
     """The example's documents, with slower tools and more rollouts."""
     documents: list[dict[str, Any]] = list(yaml.safe_load_all(EXAMPLE.read_text(encoding="utf-8")))
     for document in documents:
         spec = document["spec"]
         if document["kind"] == "TrainingRun":
-            spec["rl"] |= {"steps": steps, "groupSize": 8, "batchSize": 32}
+            spec["rl"] |= {"steps": steps, "groupSize": 8, "batchSize": rollouts}
         else:
             lines = spec["source"].splitlines(keepends=True)
             body = next(number for number, line in enumerate(lines) if line.startswith("def ")) + 1
@@ -38,11 +38,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--milliseconds", type=float, default=20.0, help="that a tool sleeps")
     parser.add_argument("--steps", type=int, default=5, help="of RL")
+    parser.add_argument("--rollouts", type=int, default=128, help="of a step")
     parser.add_argument("--out", type=Path, default=Path("runs/bench-tools"), help="run directory; resumed if begun")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     file = given.out.with_suffix(".yaml")
-    file.write_text(yaml.safe_dump_all(manifests(given.milliseconds, given.steps)), encoding="utf-8")
+    file.write_text(yaml.safe_dump_all(manifests(given.milliseconds, given.steps, given.rollouts)), encoding="utf-8")
     astra = Path(sys.executable).with_name("astra")
     subprocess.run([astra, "train", "-f", file, "--out", given.out], check=True)
     lines = [json.loads(line) for line in (given.out / "metrics.jsonl").read_text().splitlines()]

@@ -327,6 +327,7 @@ async def test_requests_that_are_not_grpc(echo: Echo) -> None:
             None,
         ),
         (OPEN + struct.pack(">BHBBL", 1, 0, DATA, 0, 1) + bytes(100), 6),
+        (OPEN + frame(HEADERS, 0, 1, BLOCK) + frame(CONTINUATION, 4, 1), None),
         (OPEN + frame(77, 255, 12345, b"unknown"), None),
         (OPEN + frame(PRIORITY, 0, 1, bytes(5)), None),
         (OPEN + frame(GOAWAY, 0, 0, bytes(8)), None),

@@ -538,7 +538,7 @@ class Connection(asyncio.Protocol):
             raise _Violation(ErrorCode.PROTOCOL_ERROR, "a CONTINUATION of nothing")
         number, first, block = self._block
         block += payload
-        if len(block) > _HEADER_BLOCK_BYTES or not payload:
+        if len(block) > _HEADER_BLOCK_BYTES or not (payload or flags & _END_HEADERS):
             raise _Violation(ErrorCode.ENHANCE_YOUR_CALM, "a header block without end")
         if flags & _END_HEADERS:
             self._block = None
