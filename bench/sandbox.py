@@ -299,19 +299,21 @@ async def by_sessions(
 
 
 async def measure(level: Isolation, echo: Any, calls: int, rounds: int) -> dict[str, Any]:
-    async with launch_local(level=level, capacity=1100) as client:
-        async with grpc.aio.insecure_channel(client.addresses[0]) as channel:
-            stub = stubs.SandboxServiceStub(channel)
-            await stub.PutToolset(toolset_to_wire(TOOLSET))
-            first = time.perf_counter()
-            await stub.CloseSessions(pb.CloseSessionsRequest(session_ids=await opened(stub, 1)))
-            found: dict[str, Any] = {"containment": client.containment}
-            found["first_opening_ms"] = round((time.perf_counter() - first) * 1e3, 1)
-            times = 100 if level < Isolation.GVISOR else 30
-            found["open_1_ms"] = await opening(stub, 1, times)
-            found["open_8_ms"] = await opening(stub, 8, times)
-            found["reset_ms"] = await resetting(stub, times)
-            found["sessions"] = await by_sessions(client, stub, echo, [1, 32, 256, 1000], calls, rounds)
+    async with (
+        launch_local(level=level, capacity=1100) as client,
+        grpc.aio.insecure_channel(client.addresses[0]) as channel,
+    ):
+        stub = stubs.SandboxServiceStub(channel)
+        await stub.PutToolset(toolset_to_wire(TOOLSET))
+        first = time.perf_counter()
+        await stub.CloseSessions(pb.CloseSessionsRequest(session_ids=await opened(stub, 1)))
+        found: dict[str, Any] = {"containment": client.containment}
+        found["first_opening_ms"] = round((time.perf_counter() - first) * 1e3, 1)
+        times = 100 if level < Isolation.GVISOR else 30
+        found["open_1_ms"] = await opening(stub, 1, times)
+        found["open_8_ms"] = await opening(stub, 8, times)
+        found["reset_ms"] = await resetting(stub, times)
+        found["sessions"] = await by_sessions(client, stub, echo, [1, 32, 256, 1000], calls, rounds)
     async with launch_local(level=level) as client:  # a fresh server: under ptrace 1,000 sessions hold most process ids
         found["client_32"] = await many(client, 32, calls // 32)
         found["client_256"] = await many(client, 256, 20)
