@@ -328,6 +328,7 @@ async def test_requests_that_are_not_grpc(echo: Echo) -> None:
         ),
         (OPEN + struct.pack(">BHBBL", 1, 0, DATA, 0, 1) + bytes(100), 6),
         (OPEN + frame(HEADERS, 0, 1, BLOCK) + frame(CONTINUATION, 4, 1), None),
+        (OPEN + frame(HEADERS, 4, 1, BLOCK) + 65 * frame(DATA, 0, 1, bytes(5 * 3276)), 3),  # empty messages without end
         (OPEN + frame(77, 255, 12345, b"unknown"), None),
         (OPEN + frame(PRIORITY, 0, 1, bytes(5)), None),
         (OPEN + frame(GOAWAY, 0, 0, bytes(8)), None),

@@ -59,7 +59,7 @@ class Call:
         self._messages: deque[bytes] = deque()
         self._part = bytearray()  # of the next message
         self._unpaid = 0  # bytes that the client was not told it may send again
-        self._unread = 0  # bytes of whole messages
+        self._unread = 0  # bytes of whole messages, their lengths included: many may be empty
         self._ended = self._begun = self._over = False
         self._arrival: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -80,7 +80,7 @@ class Call:
             self._arrival = self._loop.create_future()
             await self._arrival
         message = self._messages.popleft()
-        self._unread -= len(message)
+        self._unread -= 5 + len(message)
         self._pay()
         return self._handler.request_deserializer(message)
 
@@ -180,7 +180,7 @@ class Call:
 
     def _add(self, message: bytes) -> None:
         self._messages.append(message)
-        self._unread += len(message)
+        self._unread += 5 + len(message)
         self._arrived()
 
     def _arrived(self) -> None:
