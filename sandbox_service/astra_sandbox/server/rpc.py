@@ -103,9 +103,7 @@ class Call:
         if self._over:
             return
         self._leave()
-        trailers = field(b"grpc-status", str(code.value[0]).encode())
-        if details:
-            trailers += field(b"grpc-message", _percent_encoded(details))
+        trailers = _status(code, details)
         self._stream.end(trailers if self._begun else _BEGIN + trailers)
 
     def data(self, chunk: bytes) -> None:
@@ -310,8 +308,7 @@ class Server:
         return call
 
     def _refuse(self, stream: Stream, code: grpc.StatusCode, details: str) -> _Refusal:
-        status = field(b"grpc-status", str(code.value[0]).encode()) + field(b"grpc-message", _percent_encoded(details))
-        stream.end(_BEGIN + status)
+        stream.end(_BEGIN + _status(code, details))
         return _Refusal(stream)
 
     def _handler(self, path: bytes) -> Any:
@@ -322,6 +319,12 @@ class Server:
                 self._handlers[path] = handler
                 return handler
         return None
+
+
+def _status(code: grpc.StatusCode, details: str) -> bytes:
+    """The header fields that end a call."""
+    status = field(b"grpc-status", str(code.value[0]).encode())
+    return status + field(b"grpc-message", _percent_encoded(details)) if details else status
 
 
 def _percent_encoded(details: str) -> bytes:
