@@ -302,3 +302,25 @@ async def test_too_many_waiting_calls_are_refused_and_the_accepted_ones_are_not(
     again = pb.CallToolRequest(session_id=session, call_id=refused[0].call_id, tool="slow", arguments_json="{}")
     assert (await stub.CallTool(again)).result_json == str(len(results) + 1)
     await closed(stub, session)
+
+
+async def test_the_library_is_sound_in_a_session(stub: Any, make_toolset: Callable[..., Toolset]) -> None:
+    """`random` and `threading` are loaded without what they do after a fork: nothing of that may be missed."""
+    source = """
+import logging, random, threading, uuid
+def look():
+    lock = threading.RLock()
+    with lock, threading.Condition():
+        logging.getLogger("tool").debug("held")
+    main = threading.main_thread()
+    found = [main is threading.current_thread(), main.is_alive(), main.ident == threading.get_ident()]
+    return [*found, threading.active_count(), random.Random().random(), uuid.uuid4().hex]
+"""
+    toolset = make_toolset(source, "look", state="stateful")
+    ids = await opened(stub, toolset, 2)
+    calls = (pb.CallToolRequest(session_id=one, call_id="1", tool="look", arguments_json="{}") for one in ids)
+    looks = [json.loads((await stub.CallTool(call)).result_json) for call in calls]
+    assert [look[:4] for look in looks] == [[True, True, True, 1]] * 2
+    assert looks[0][4] != looks[1][4]  # entropy is each session's own
+    assert looks[0][5] != looks[1][5]
+    await stub.CloseSessions(pb.CloseSessionsRequest(session_ids=ids))

@@ -14,6 +14,7 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 
 _SIGKILL = 9
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
 
 
 class _Program(ctypes.Structure):
@@ -57,32 +58,35 @@ class FileView:
 
     def __init__(self, read_only: list[str]) -> None:
         self._abi = max(0, _libc.syscall(self._CREATE, None, 0, 1))
+        # rights by ABI: 13 at first, then refer, truncate, (network), device ioctls
+        self._all = (1 << {0: 0, 1: 13, 2: 14, 3: 15, 4: 15}.get(self._abi, 16)) - 1
+        network = 0b11 if self._abi >= 4 else 0
+        scoped = 0b11 if self._abi >= 6 else 0  # abstract sockets and signals
+        self._attributes = (ctypes.c_uint64 * 3)(self._all, network, scoped)
+        self._size = 8 if self._abi < 4 else 16 if self._abi < 6 else 24
         self._read_only = []
         if self._abi:
             for path in read_only:
                 with contextlib.suppress(FileNotFoundError):
                     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-                    self._read_only.append((fd, self._READ if os.path.isdir(path) else self._FILE_READ | 0b10))
-        # rights by ABI: 13 at first, then refer, truncate, (network), device ioctls
-        self._all = (1 << {0: 0, 1: 13, 2: 14, 3: 15, 4: 15}.get(self._abi, 16)) - 1
+                    rights = self._READ if os.path.isdir(path) else self._FILE_READ | 0b10
+                    self._read_only.append(self._rule(fd, rights))
 
     def confine(self, private: str) -> None:
         """From now on this process sees the read-only paths and may write below `private`. Raises OSError."""
         if not self._abi:
             return
-        network = 0b11 if self._abi >= 4 else 0
-        scoped = 0b11 if self._abi >= 6 else 0  # abstract sockets and signals
-        attributes = (ctypes.c_uint64 * 3)(self._all, network, scoped)
-        size = 8 if self._abi < 4 else 16 if self._abi < 6 else 24
-        ruleset = _checked(_libc.syscall(self._CREATE, attributes, size, 0))
+        ruleset = _checked(_libc.syscall(self._CREATE, self._attributes, self._size, 0))
         own = os.open(private, os.O_PATH | os.O_CLOEXEC)
-        for fd, rights in [*self._read_only, (own, self._all)]:
-            rule = (rights & self._all).to_bytes(8, "little") + fd.to_bytes(4, "little")
+        for rule in (*self._read_only, self._rule(own, self._all)):
             _checked(_libc.syscall(self._ADD_RULE, ruleset, self._PATH_BENEATH, rule, 0))
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         _checked(_libc.syscall(self._RESTRICT, ruleset, 0))
         os.close(own)
         os.close(ruleset)
+
+    def _rule(self, fd: int, rights: int) -> bytes:
+        return (rights & self._all).to_bytes(8, "little") + fd.to_bytes(4, "little")
 
 
 def address_space() -> int:
@@ -110,9 +114,8 @@ def limit(kind: int, soft: int, hard: int | None = None) -> None:
     resource.setrlimit(kind, (soft, soft if hard is None else hard))
 
 
-def _prctl(option: int, *arguments: int) -> None:
-    padded = [ctypes.c_ulong(value) for value in (*arguments, 0, 0, 0, 0)[:4]]
-    _checked(_libc.prctl(option, *padded))
+def _prctl(option: int, first: int, second: int = 0) -> None:
+    _checked(_libc.prctl(option, first, second, 0, 0))
 
 
 def _checked(result: int) -> int:

@@ -171,7 +171,6 @@ class Template:
     def _become_session(self, fd: int, directory: str, seed: int, limits: dict[str, int]) -> NoReturn:
         try:
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             die_with_parent()
             os.chdir(directory)
             self._confinement.view.confine(directory)

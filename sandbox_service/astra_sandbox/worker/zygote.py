@@ -21,10 +21,10 @@ import string
 import sys
 from typing import Any
 
-from astra_sandbox.worker import clock, enclosure, template
+from astra_sandbox.worker import at_fork, clock, enclosure, template
 from astra_sandbox.worker.confine import FileView, SyscallFilter, address_space, hide_from_peers
 
-_WARM = (collections, datetime, functools, itertools, math, re, string)
+_WARM = (at_fork, collections, datetime, functools, itertools, math, re, string)
 
 NOBODY = 65534
 _MAX_MESSAGE = 1 << 16
