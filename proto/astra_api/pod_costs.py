@@ -32,8 +32,8 @@ class PodCost(NamedTuple):
 
 GROUP: Final = 8  # sessions of one toolset, as rollouts open them
 COSTS: Final[dict[str, PodCost]] = {
-    "process": PodCost(base=55, toolset=1.9, session=1.2, calls=20_000),
-    "namespaces": PodCost(base=57, toolset=3.0, session=1.2, calls=20_000),
+    "process": PodCost(base=55, toolset=1.9, session=0.9, calls=20_000),
+    "namespaces": PodCost(base=57, toolset=3.0, session=0.9, calls=20_000),
     "gvisor": PodCost(base=155, toolset=15.6, session=7.6, calls=3_800),
 }
 _CORES = 2  # a server and its sessions
