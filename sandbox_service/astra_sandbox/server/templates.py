@@ -16,7 +16,15 @@ from typing import Any
 from astra_sandbox.limits import MAXIMUM, Limits
 from astra_sandbox.server.disks import PrivateFolder
 from astra_sandbox.server.toolsets import StoredToolset
-from astra_sandbox.server.zygotes import MAX_VARIANT, Nursery, ProcessHandle, Zygote, receive_with_pid, remove_tree
+from astra_sandbox.server.zygotes import (
+    MAX_VARIANT,
+    Nursery,
+    ProcessHandle,
+    Zygote,
+    ZygoteError,
+    receive_with_pid,
+    remove_tree,
+)
 from astra_sandbox.worker.frames import HEADER, FrameError, FrameReader, Kind, encode
 
 _LOAD_SECONDS = 30.0  # of the clock: a node whose pods all start needs several times what an idle one does
@@ -353,7 +361,10 @@ class Templates:
         if zygote is None or not zygote.alive:
             if zygote is not None:
                 zygote.close()
-            zygote = self._zygotes[variant] = self._nursery.launch(variant)
+            try:
+                zygote = self._zygotes[variant] = self._nursery.launch(variant)
+            except ZygoteError as error:
+                raise WorkerLostError(f"no zygote: {error}") from None
         order: dict[str, Any] = {
             "tools": toolset.names,
             "stateless": toolset.stateless,
@@ -376,12 +387,11 @@ class Templates:
         try:
             await template.wait_loaded()
         except WorkerLostError:
-            if again or not zygote.alive:
-                raise
-            try:
-                return await self._start(toolset, variant, again=True)
-            except WorkerLostError:
+            if not zygote.alive:
+                raise  # no fault of the source
+            if again:
                 raise LoadRejectedError("the source ends its process while it loads") from None
+            return await self._start(toolset, variant, again=True)
         return template
 
     def _evict(self) -> None:

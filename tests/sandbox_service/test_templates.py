@@ -1,0 +1,77 @@
+"""Templates over real zygotes: whose fault it is that one does not come up."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from astra_api.records import Toolset
+from astra_sandbox.limits import DEFAULT
+from astra_sandbox.server.templates import LoadRejectedError, Templates, WorkerLostError
+from astra_sandbox.server.toolsets import StoredToolset
+from astra_sandbox.server.zygotes import Nursery, Zygote, ZygoteError
+
+GOOD = "def tool(): return 1"
+
+
+@pytest.fixture
+def nursery() -> Iterator[Nursery]:
+    nursery = Nursery(wanted="process")
+    yield nursery
+    nursery.close()
+
+
+def stored(make_toolset: Callable[..., Toolset], source: str) -> StoredToolset:
+    return StoredToolset(make_toolset(source, "tool"))
+
+
+async def opened(templates: Templates, toolset: StoredToolset) -> int:
+    processes = await templates.fork(toolset, 0, 2, 0, DEFAULT)
+    for process in processes:
+        process.end()
+    return len(processes)
+
+
+async def test_a_zygote_that_does_not_start_is_no_fault_of_a_source(
+    nursery: Nursery, monkeypatch: pytest.MonkeyPatch, make_toolset: Callable[..., Toolset]
+) -> None:
+    """It is killed while it starts, or the machine has no process left: trying again is right."""
+    first = nursery.launch(0)
+    templates = Templates(nursery, first)
+    first.close()
+    launch, refusals = nursery.launch, iter([ZygoteError("it ended at once")])
+
+    def launch_later(variant: int) -> Zygote:
+        for refusal in refusals:
+            raise refusal
+        return launch(variant)
+
+    monkeypatch.setattr(nursery, "launch", launch_later)
+    with pytest.raises(WorkerLostError, match="it ended at once"):
+        await opened(templates, stored(make_toolset, GOOD))
+    assert await opened(templates, stored(make_toolset, GOOD)) == 2
+    templates.close()
+
+
+async def test_a_zygote_that_is_killed_while_sources_load_is_no_fault_of_theirs(
+    nursery: Nursery, monkeypatch: pytest.MonkeyPatch, make_toolset: Callable[..., Toolset]
+) -> None:
+    """Also where the source is one whose template has died before."""
+    templates = Templates(nursery, nursery.launch(0))
+    orders: list[int] = []
+    real = Zygote.order
+
+    def order(self: Zygote, *arguments: object) -> object:
+        orders.append(self.pid)
+        if len(orders) == 2:
+            self.close()
+        return real(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Zygote, "order", order)
+    dying = stored(make_toolset, "import os\nos._exit(0)\ndef tool(): ...")
+    with pytest.raises(WorkerLostError):
+        await opened(templates, dying)
+    with pytest.raises(LoadRejectedError, match="ends its process while it loads"):
+        await opened(templates, dying)
+    assert await opened(templates, stored(make_toolset, GOOD)) == 2
+    assert len(set(orders)) == 2, "the zygote was replaced once"
+    templates.close()
