@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -71,35 +72,41 @@ def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 class Rollouts:
     """Stands where verl's trainer and its agent loops stand: puts groups of given kinds into the queue."""
 
-    def __init__(self, kinds: Callable[[int], Kind]) -> None:
-        self.kinds, self.number, self.step, self.asked = kinds, 0, 1, []  # type: ignore[var-annotated]
+    def __init__(self, kinds: Callable[[int], Kind], *, at_once: bool = True) -> None:
+        self.kinds, self.number, self.step, self.at_once = kinds, 0, 1, at_once
+        self.under_way: list[tuple[int, str]] = []
 
     def add(self, count: int) -> None:
-        self.asked.append(count)
         for _ in range(count):
-            kind = self.kinds(self.number)
-            self._put(kind)
+            self.under_way.append((self.number, str(uuid4())))
+            self._tag("running")
             self.number += 1
+        while self.at_once and self.under_way:
+            self.finish()
 
-    def _put(self, kind: Kind) -> None:
+    def finish(self) -> None:
+        """The group that has been under way for longest comes to its end."""
         from astra_trainer.engines.verl.agent_loop import output
 
-        uid = str(uuid4())
+        number, uid = self.under_way.pop(0)
+        kind = self.kinds(number)
         if kind != "failed":
             for index in range(SIZE):
                 value = 1.0 if kind == "useless" else float(index)
                 generator: Any = ServerGenerator(None, frozenset(), 0)  # type: ignore[arg-type]
                 generator.timeline.ended = time.time()
-                field = output(self._trajectory(index, value), 1, generator).as_dict()
+                field = output(self._trajectory(number, index, value), 1, generator).as_dict()
                 field["uid"] = uid
                 data = _tensors(field)
                 tag = {"status": "success", "seq_len": 3, "global_steps": self.step}
                 transfer_queue.kv_batch_put(keys=[f"{uid}_{index}_0"], fields=data, tags=[tag], partition_id="train")
-        status = "failure" if kind == "failed" else "finished"
-        tag = {"is_prompt": True, "status": status, "global_steps": self.step}
-        transfer_queue.kv_batch_put(keys=[uid], tags=[tag], partition_id="train")
+        self._tag("failure" if kind == "failed" else "finished", uid)
 
-    def _trajectory(self, index: int, value: float) -> Trajectory:
+    def _tag(self, status: str, uid: str = "") -> None:
+        tag = {"is_prompt": True, "status": status, "global_steps": self.step}
+        transfer_queue.kv_batch_put(keys=[uid or self.under_way[-1][1]], tags=[tag], partition_id="train")
+
+    def _trajectory(self, number: int, index: int, value: float) -> Trajectory:
         return Trajectory(
             environment="e",
             digest="sha256:0",
@@ -107,7 +114,7 @@ class Rollouts:
             split="train",
             stage="rl",
             step=self.step,
-            group=self.number,
+            group=number,
             index=index,
             messages=(),
             tools=(),
@@ -165,11 +172,28 @@ def test_useless_and_failed_groups_are_replaced_and_a_surplus_is_trained_on_next
     assert (figures["discarded"], figures["failed"], figures["taken"], figures["stale"]) == (1, 1, 4, 0)
     assert figures["offered"] == len({trajectory.group for trajectory in rolled}) == rollouts.number - 1
     surplus = set(range(6, rollouts.number))
-    assert figures["surplus"] == len(surplus) > 0, "twice what was missing was asked for"
+    assert figures["surplus"] == len(surplus) > 0, "more was asked for than was missing, as some would be useless"
     draws, figures, rolled = step(made, rollouts, 2)
     assert surplus <= draws, "the oldest first"
     assert figures["stale"] == len(surplus)
     assert {trajectory.step for trajectory in rolled} == {2}, "a rollout is reported in its own step"
+
+
+def test_no_more_is_asked_for_than_is_expected_to_be_of_use(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups end one after the other. Where all are of use, what is under way is enough, and nothing grows stale."""
+    from astra_trainer.engines.verl import group_sampler
+
+    rollouts = Rollouts(lambda number: "useless" if 9 < number < 13 else "useful", at_once=False)
+    clock = SimpleNamespace(sleep=lambda seconds: rollouts.finish(), monotonic=time.monotonic)
+    made = sampler(rollouts)
+    monkeypatch.setattr(group_sampler, "time", clock)
+    for number in (1, 2):
+        draws, figures, _ = step(made, rollouts, number)
+        assert rollouts.number == figures["offered"] * number == WANTED * number
+        assert (len(draws), figures["stale"], figures["surplus"]) == (WANTED, 0, 0)
+    _, figures, _ = step(made, rollouts, 3)  # numbers 8 to 12: one is asked for as soon as the first is of no use
+    assert figures["offered"] > WANTED
+    assert figures["taken"] == WANTED
 
 
 def test_a_pool_without_a_spread_of_rewards_is_given_up(spool: Path) -> None:

@@ -8,6 +8,7 @@ Runs in the process of verl's trainer. What a step rolled out, and how it was fi
 """
 
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -73,6 +74,7 @@ class GroupSampler(ReplayBuffer):  # type: ignore[misc]
         self._most = self._wanted * rl.batch_filling.max_rounds
         self._offers = _Offers()
         self._filling = Filling(self._wanted)
+        self._useful_before = 1.0  # share of the last step's groups; of the first, the best is hoped for
         super().__init__(
             **{**settings, "poll_interval": POLL_SECONDS},
             filter_groups_metric="reward",
@@ -173,12 +175,22 @@ class GroupSampler(ReplayBuffer):  # type: ignore[misc]
         return sorted(self.finished_keys[partition_id], key=place)
 
     def _replacements(self, missing: int, under_way: int) -> int:
-        """How many groups to ask for now: twice what is missing, as some will be useless; never beyond the limits."""
+        """How many groups to ask for now, so that as many as are missing may be expected to be of use.
+
+        Never beyond the limits. What is asked for too much is stale when it is trained on.
+        """
         if missing <= 0:
             return 0
-        asked = self._filling.offered + under_way
+        useful = self._useful_share()
         free = self._wanted - under_way
-        return max(0, min(2 * missing - under_way, free, self._most - asked))
+        left = self._most - self._filling.offered - under_way
+        return max(0, min(math.ceil(missing / useful - under_way), free, left))
+
+    def _useful_share(self) -> float:
+        """The share of groups with a spread of rewards: of this step's, and the last one's as half a batch. Above 0."""
+        before = self._wanted / 2
+        useful = self._filling.offered - self._filling.discarded + before * self._useful_before
+        return max(useful / (self._filling.offered + before), 1 / self._most)
 
     def _take(self, ready: Sequence[str], global_steps: int, partition_id: str, batch_size: int) -> Any:
         useful = [uid for uid in ready if has_spread(self._offers.groups[uid], self._min_std)]
@@ -207,6 +219,7 @@ class GroupSampler(ReplayBuffer):  # type: ignore[misc]
         (self._spool / "steps").mkdir(exist_ok=True)
         replace(self._spool / "steps" / f"{step}.jsonl", dump_lines(rolled))
         replace(self._spool / "steps" / f"{step}.json", json.dumps(asdict(filling)).encode())
+        self._useful_before = self._useful_share()
         left = self.finished_keys[TRAIN]
         self._offers = _Offers(groups={uid: group for uid, group in offers.groups.items() if uid in left})
         self._filling = Filling(self._wanted)
