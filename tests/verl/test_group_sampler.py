@@ -79,7 +79,7 @@ class Rollouts:
     def add(self, count: int) -> None:
         for _ in range(count):
             self.under_way.append((self.number, str(uuid4())))
-            self._tag("running")
+            self._tag("running", self.under_way[-1][1])
             self.number += 1
         while self.at_once and self.under_way:
             self.finish()
@@ -102,9 +102,9 @@ class Rollouts:
                 transfer_queue.kv_batch_put(keys=[f"{uid}_{index}_0"], fields=data, tags=[tag], partition_id="train")
         self._tag("failure" if kind == "failed" else "finished", uid)
 
-    def _tag(self, status: str, uid: str = "") -> None:
+    def _tag(self, status: str, uid: str) -> None:
         tag = {"is_prompt": True, "status": status, "global_steps": self.step}
-        transfer_queue.kv_batch_put(keys=[uid or self.under_way[-1][1]], tags=[tag], partition_id="train")
+        transfer_queue.kv_batch_put(keys=[uid], tags=[tag], partition_id="train")
 
     def _trajectory(self, number: int, index: int, value: float) -> Trajectory:
         return Trajectory(

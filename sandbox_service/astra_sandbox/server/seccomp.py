@@ -4,6 +4,7 @@ A deny list: Python needs hundreds of calls, and what is dangerous for siblings 
 fail with EPERM, so that a tool sees a PermissionError and not its death.
 """
 
+import contextlib
 import errno
 import tempfile
 
@@ -39,7 +40,8 @@ def _export(*, template: bool) -> bytes:
 
     denied = seccomp.ERRNO(errno.EPERM)
     program = seccomp.SyscallFilter(seccomp.ALLOW)
-    program.set_attr(seccomp.Attr.CTL_OPTIMIZE, 2)  # a tree: the kernel tries a program on every call it knows
+    with contextlib.suppress(OSError):  # before libseccomp 2.5 a list, which says the same
+        program.set_attr(seccomp.Attr.CTL_OPTIMIZE, 2)  # a tree: the kernel tries a program on every call it knows
 
     def deny(names: str, action: int = denied, *conditions: object) -> None:
         for name in names.split():
