@@ -83,6 +83,12 @@ def test_verl_knows_every_setting(division: dict[str, Any], site: Site) -> None:
     assert trainer.v1.sampler.max_off_policy_threshold == division.get("maxStaleness", 0) + 1
     separate = division.get("rolloutGpus", 0)
     assert trainer.nnodes * trainer.n_gpus_per_node + separate == 32
+    if separate:  # what verl's trainer of this mode asks before it starts
+        assert rollout.nnodes * rollout.n_gpus_per_node == separate
+        assert rollout.checkpoint_engine.backend == "nccl"
+        assert rl.data.train_batch_size == trainer.v1.separate_async.parameter_sync_step * actor.ppo_mini_batch_size
+    else:
+        assert rollout.checkpoint_engine.backend == "naive"
     assert sft.data.train_batch_size == 32
     assert sft.trainer.total_epochs == 1
 
