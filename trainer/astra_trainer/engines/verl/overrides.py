@@ -325,7 +325,7 @@ def _rollout_gpus(spec: TrainingRunSpec, verl: Verl) -> dict[str, Any]:
     return {
         "nnodes": verl.rollout_gpus // per_node if whole else 1,
         "n_gpus_per_node": per_node if whole else verl.rollout_gpus,
-        "checkpoint_engine": {"backend": "nccl"},  # weights cross from GPU to GPU; verl's default hands them on in place
+        "checkpoint_engine": {"backend": "nccl"},  # weights cross between GPUs; by default verl shares them in place
     }
 
 
