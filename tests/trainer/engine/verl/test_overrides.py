@@ -16,6 +16,7 @@ from astra_trainer.engines.verl.overrides import Places, Site, check, rl_overrid
 ROOT = Path(__file__).parents[4]
 GOLDEN = Path(__file__).parent / "golden"
 CPU = Site("cpu", 0, environment={"ASTRA_VERL_JOB": "/out/state/spool-rl/job.json"})
+CPU_CLUSTER = Site("cpu", 0, ray="head:6379")
 ONE_NODE = Site("cuda", 8)
 CLUSTER = Site("cuda", 8, ray="head:6379", environment={"ASTRA_VERL_JOB": "/out/state/spool-rl/job.json"})
 PLACES = Places(Path("/model"), Path("/out/state/verl-rl"), None, Path("/out/demonstrations.jsonl"), 2048, 8)
@@ -97,7 +98,13 @@ def test_verl_knows_every_setting(division: dict[str, Any], site: Site) -> None:
     ("changes", "site", "field"),
     [
         ({"trainer": {"gpusPerNode": 8}}, CPU, "spec.trainer.gpusPerNode"),
-        ({"trainer": {"nodes": 2}}, CPU, "spec.trainer.nodes"),
+        ({"trainer": {"nodes": 2}}, CPU, "spec.trainer.nodes: more than one needs a Ray cluster"),
+        ({"trainer": {"nodes": 2}}, CPU_CLUSTER, ""),
+        (
+            {"trainer": {"nodes": 2}, "rl": {"batchSize": 9, "groupSize": 3}},
+            CPU_CLUSTER,
+            "spec.rl.batchSize: 9 must be",
+        ),
         ({"trainer": {"gpusPerNode": 16}}, ONE_NODE, "spec.trainer.gpusPerNode: 16 GPUs are asked; there are 8 here"),
         ({}, Site("cuda", 0, ray="head:6379"), "spec.trainer.gpusPerNode: required on a Ray cluster"),
         ({"trainer": {"nodes": 2, "gpusPerNode": 8}}, ONE_NODE, "spec.trainer.nodes"),

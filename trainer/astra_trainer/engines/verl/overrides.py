@@ -24,7 +24,7 @@ WARMUP = 0.05  # of SFT, share of the steps (METHOD section 3)
 class Site:
     """Where a stage runs. `ray`: the address of a cluster that is there already; None starts one here."""
 
-    device: str  # cuda | cpu
+    device: str  # cuda | cpu, which Ray and verl are told is one GPU of each node
     gpus: int  # of this node, where the run itself does not say
     ray: str | None = None
     environment: Mapping[str, str] | None = None  # of all workers
@@ -45,12 +45,10 @@ class Places:
 def check(run: TrainingRun, site: Site) -> None:
     """Raises BadInput, naming the field, for what verl cannot do, or not here."""
     spec, verl = run.spec, division(run.spec)
-    gpus = spec.trainer.nodes * (spec.trainer.gpus_per_node or site.gpus)
+    gpus = spec.trainer.nodes * (spec.trainer.gpus_per_node or max(1, site.gpus))
     if site.device == "cpu":
         if spec.trainer.gpus_per_node:
             raise BadInput(f"spec.trainer.gpusPerNode: {spec.trainer.gpus_per_node} GPUs are asked; there is none here")
-        if spec.trainer.nodes > 1:
-            raise BadInput("spec.trainer.nodes: more than one node needs GPUs (gpusPerNode)")
         if verl.rollout == "separate" or verl.tensor_parallel > 1 or verl.sequence_parallel > 1:
             raise BadInput("spec.verl: without GPUs only rollout: colocated, tensorParallel: 1, sequenceParallel: 1")
     elif site.ray is None and spec.trainer.gpus_per_node > site.gpus:
@@ -75,7 +73,7 @@ def check(run: TrainingRun, site: Site) -> None:
             raise BadInput(f"spec.rl.batchSize: {rl.batch_size} must be a multiple of the {training} training groups")
     if (sft := spec.sft) is not None:
         _fits(sft.max_length, "spec.sft.maxLength", verl)
-        ranks = max(1, gpus) // verl.sequence_parallel
+        ranks = gpus // verl.sequence_parallel
         if sft.batch_size % ranks:
             raise BadInput(f"spec.sft.batchSize: {sft.batch_size} must be a multiple of the {ranks} training groups")
 

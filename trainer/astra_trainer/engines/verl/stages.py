@@ -17,7 +17,7 @@ from typing import Any
 
 from astra_api.errors import BadInput, RunFailed
 from astra_api.records import Reject, Trajectory
-from astra_api.training_run import Rl, Sft
+from astra_api.training_run import Rl, Sft, TrainingRun
 from astra_sandbox.client import SandboxClient
 from astra_sandbox.interface import Sandbox
 from astra_sandbox.pool import ADDRESSES, CERTIFICATES, Pools, Servers
@@ -33,6 +33,7 @@ from astra_trainer.engines.verl.overrides import (
     sft_overrides,
 )
 from astra_trainer.engines.verl.processes import METRICS, run_process
+from astra_trainer.engines.verl.ray_cluster import check_nodes
 from astra_trainer.engines.verl.snapshots import FOLDER, Exports
 from astra_trainer.evaluation import Evaluation, summary
 from astra_trainer.kept_environments import kept, write_environments
@@ -62,17 +63,28 @@ _EVERYWHERE = {
 
 
 def site() -> Site:
-    """This machine, or the Ray cluster that RAY_ADDRESS names."""
+    """This machine, or the Ray cluster that RAY_ADDRESS names; one without GPUs only where VERL_PLATFORM says so."""
     import torch
 
-    gpus, ray = torch.cuda.device_count(), os.environ.get("RAY_ADDRESS") or None
+    ray = os.environ.get("RAY_ADDRESS") or None
+    if os.environ.get("VERL_PLATFORM") == "cpu":
+        return Site(device="cpu", gpus=0, ray=ray)
+    gpus = torch.cuda.device_count()
     return Site(device="cuda" if gpus or ray else "cpu", gpus=gpus, ray=ray)
+
+
+async def _checked_site(run: TrainingRun) -> Site:
+    """Where a stage of the run is to begin. Raises BadInput where it cannot."""
+    here, trainer = site(), run.spec.trainer
+    check(run, here)
+    if here.ray is not None and trainer.nodes > 1:
+        await check_nodes(here.ray, trainer.nodes, trainer.gpus_per_node or max(1, here.gpus))
+    return here
 
 
 async def supervise(work: Workplace, start: Path, sft: Sft) -> int:
     """SFT by verl's trainer, from the model in `start`; returns the number of its last step."""
-    here = site()
-    check(work.run, here)
+    here = await _checked_site(work.run)
     data = await demonstrations(work, sft)
     steps = sft.epochs * (len(data) // sft.batch_size)
     if not steps:
@@ -95,8 +107,7 @@ async def supervise(work: Workplace, start: Path, sft: Sft) -> int:
 
 async def reinforce(work: Workplace, start: Path, rl: Rl) -> int:
     """RL by verl's trainer, from the model in `start`; returns the number of its last step."""
-    here = site()
-    check(work.run, here)
+    here = await _checked_site(work.run)
     stage = await _Stage.begin(work, here, "rl", start, rl.steps)
     if stage.done < rl.steps:
         overrides = rl_overrides(work.run, stage.site, stage.places(start))
@@ -106,8 +117,7 @@ async def reinforce(work: Workplace, start: Path, rl: Rl) -> int:
 
 async def evaluate(work: Workplace, name: Stage, step: int, folder: Path) -> Evaluation:
     """Held-out rollouts by vLLM servers over the checkpoint in `folder`."""
-    here = site()
-    check(work.run, here)
+    here = await _checked_site(work.run)
     stage = await _Stage.begin(work, here, name, folder, 0, spool=f"evaluation-{name}")
     result = stage.spool / "evaluation.json"
     overrides = serving_overrides(work.run, stage.site, stage.places(folder))
