@@ -42,15 +42,12 @@ class Cluster:
             process = subprocess.Popen(command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self.raylets.append(process)
 
-    def nodes(self) -> int:
-        """How many answer."""
-        command = [sys.executable, "-m", "astra_trainer.engines.verl.ray_cluster", self.address]
-        found = subprocess.run(command, env=self.environment, capture_output=True, check=False)
-        return len(json.loads(found.stdout.splitlines()[-1])) if found.returncode == 0 else 0
-
     def wait_for(self, nodes: int) -> None:
-        for _ in range(30):
-            if self.nodes() == nodes:
+        """Until as many answer. Raises AssertionError with what they say."""
+        command = [sys.executable, "-m", "astra_trainer.engines.verl.ray_cluster", self.address, str(nodes)]
+        for _ in range(10):
+            found = subprocess.run(command, env=self.environment, capture_output=True, check=False)
+            if found.returncode == 0 and len(json.loads(found.stdout.splitlines()[-1])) == nodes:
                 return
         raise AssertionError(self.log.read_text(errors="replace"))
 

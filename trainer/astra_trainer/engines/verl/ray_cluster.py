@@ -1,24 +1,27 @@
-"""Whether the Ray cluster that RAY_ADDRESS names can hold a run: `ray_cluster ADDRESS` prints what its nodes declare.
+"""Whether the Ray cluster that RAY_ADDRESS names can hold a run.
 
-verl reserves processors beside each GPU of a node, and Ray waits for ever for what no node can give.
+verl reserves processors beside each GPU of a node, and Ray waits for ever for what no node can give. As a program,
+`ray_cluster ADDRESS NODES` prints what the nodes declare, when there are as many or none came in a while.
 """
 
 import asyncio
 import json
 import logging
 import sys
+import time
 from collections.abc import Mapping, Sequence
 
 from astra_api.errors import BadInput
 
 RESERVED = 10  # CPUs beside each GPU: verl's `RayResourcePool`, as its SFT on several nodes makes it
 _SECONDS = 60.0
+_ON_THEIR_WAY_SECONDS = 20.0  # nodes of a cluster that has just been made
 
 
 async def check_nodes(address: str, nodes: int, gpus: int) -> None:
     """Raises BadInput where there is no cluster, or fewer than `nodes` nodes that hold `gpus` GPUs with their CPUs."""
     await _knock(address)
-    command = (sys.executable, "-m", "astra_trainer.engines.verl.ray_cluster", address)
+    command = (sys.executable, "-m", "astra_trainer.engines.verl.ray_cluster", address, str(nodes))
     process = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
@@ -76,8 +79,15 @@ def shortage(found: Sequence[Mapping[str, float]], nodes: int, gpus: int) -> str
 def main() -> None:
     import ray
 
-    ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)
-    print(json.dumps([node["Resources"] for node in ray.nodes() if node["Alive"]]))
+    address, nodes = sys.argv[1], int(sys.argv[2])
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    deadline = time.monotonic() + _ON_THEIR_WAY_SECONDS
+    while True:
+        found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if len(found) >= nodes or time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
+    print(json.dumps(found))
     ray.shutdown()
 
 
