@@ -1,9 +1,12 @@
-"""What takes minutes runs last."""
+"""What takes minutes runs last; what is interrupted can be, whatever started the tests."""
+
+import signal
 
 import pytest
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell inherits that it is ignored
     config.addinivalue_line("markers", "slow: takes minutes; runs after everything else")
 
 

@@ -59,7 +59,9 @@ _EVERYWHERE = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
     "HYDRA_FULL_ERROR": "1",
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",  # `ray job submit` may set some of these too; Ray would refuse to start
 }
+_JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray's: what `ray job submit` hands to the workers of its job
 
 
 def site() -> Site:
@@ -95,14 +97,21 @@ async def supervise(work: Workplace, start: Path, sft: Sft) -> int:
     file = stage.spool / "demonstrations.jsonl"
     file.write_bytes(dump_lines(data))
     overrides = sft_overrides(work.run, here, stage.places(start, demonstrations=file))
-    nodes, gpus = work.run.spec.trainer.nodes, work.run.spec.trainer.gpus_per_node or max(1, here.gpus)
-    if nodes > 1:
-        command = ["verl.trainer.sft_trainer_ray", *overrides]
+    if work.run.spec.trainer.nodes > 1:
+        await stage.run(["verl.trainer.sft_trainer_ray", *overrides], _sft_line, _for_workers(stage.environment))
     else:
+        gpus = work.run.spec.trainer.gpus_per_node or max(1, here.gpus)
         torchrun = ["torch.distributed.run", "--standalone", f"--nproc_per_node={gpus}", "-m"]
-        command = [*torchrun, "verl.trainer.sft_trainer", *overrides]
-    await stage.run(command, _sft_line)
+        await stage.run([*torchrun, "verl.trainer.sft_trainer", *overrides], _sft_line)
     return steps
+
+
+def _for_workers(environment: Mapping[str, str]) -> dict[str, str]:
+    """The same for Ray's workers on any node: unlike its RL, verl's SFT has no setting for that."""
+    given = json.loads(os.environ.get(_JOB_CONFIG) or "{}")
+    runtime = given.get("runtime_env") or {}
+    variables = {**(runtime.get("env_vars") or {}), **environment}
+    return {_JOB_CONFIG: json.dumps({**given, "runtime_env": {**runtime, "env_vars": variables}})}
 
 
 async def reinforce(work: Workplace, start: Path, rl: Rl) -> int:
@@ -204,19 +213,21 @@ class _Stage:
         most = division(self.work.run.spec).agent_workers
         return min(most, self.work.groups_at_once(rl.group_size)) if rl is not None else 1
 
-    async def run(self, command: list[str], line: "_Line") -> None:
-        """Runs verl to the stage's last step. Raises RunFailed."""
-        await self.process(command, lambda: self._follow(line))
+    async def run(self, command: list[str], line: "_Line", variables: Mapping[str, str] | None = None) -> None:
+        """Runs verl to the stage's last step, with further environment variables. Raises RunFailed."""
+        await self.process(command, lambda: self._follow(line), variables)
         await asyncio.to_thread(self._exports.finish)  # the last snapshots may still be in the making
         self._follow(line)
         if self.done < self.steps:
             raise RunFailed(f"{self.name} ended after step {self.done} of {self.steps}; see {self.log}")
         shutil.rmtree(self.spool)
 
-    async def process(self, command: list[str], follow: Callable[[], None]) -> None:
+    async def process(
+        self, command: list[str], follow: Callable[[], None], variables: Mapping[str, str] | None = None
+    ) -> None:
         self.log.parent.mkdir(exist_ok=True)
         stall = float(os.environ.get(STALL, "3600"))
-        environment = self.environment
+        environment = {**self.environment, **(variables or {})}
         await run_process(command, environment, job=self.job, log=self.log, follow=follow, stall_seconds=stall)
 
     def _write_job(self, model: Path) -> None:
