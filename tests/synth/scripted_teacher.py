@@ -527,7 +527,7 @@ class Paid:
 
 @dataclass
 class ScriptedTeacher:
-    """The server. `paid` holds the requests that were answered, in order of their answers."""
+    """The server."""
 
     faults: Mapping[int, str] = field(default_factory=dict)
     host: str = "127.0.0.1"
@@ -535,10 +535,10 @@ class ScriptedTeacher:
     latency: float = 0.0
     understands_schemas: bool = True  # else it answers 400 to a response_format
     expected_key: str | None = None
-    paid: list[Paid] = field(default_factory=list)
     requests: int = 0
 
     def __post_init__(self) -> None:
+        self.answered: list[Paid] = []
         self.script = Script(self.faults)
         self.seen: dict[str, int] = {}
         self.lock = threading.Lock()
@@ -549,6 +549,12 @@ class ScriptedTeacher:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+    @property
+    def paid(self) -> list[Paid]:
+        """The requests that were answered, in order of their answers; every answer that a client has is among them."""
+        with self.lock:
+            return self.answered
 
     def wait_paid(self, count: int, ended: Callable[[], bool] = lambda: False) -> None:
         """Blocks until so many calls were paid for, or `ended` says that none will come."""
@@ -623,11 +629,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(text.encode()[: len(text) // 2])
             self.close_connection = True
             return None
-        self._send(200, text)
         user = body["messages"][1]["content"]
         task = next((task for head, task in _TASKS.items() if user.startswith(f"# {head}")), "")
-        with teacher.lock:
-            teacher.paid.append(Paid(task, teacher.script.item(user), request, self.headers["Idempotency-Key"]))
+        paid = Paid(task, teacher.script.item(user), request, self.headers["Idempotency-Key"])
+        with teacher.lock:  # who has the answer and asks what was paid must find it
+            self._send(200, text)
+            teacher.answered.append(paid)
         return None
 
     def _send(self, status: int, text: str, hurry: str | None = None) -> None:
