@@ -6,6 +6,7 @@ import pytest
 
 from astra_api.records import Toolset
 from astra_sandbox.limits import DEFAULT
+from astra_sandbox.server.disks import Changes
 from astra_sandbox.server.templates import LoadRejectedError, Templates, WorkerLostError
 from astra_sandbox.server.toolsets import StoredToolset
 from astra_sandbox.server.zygotes import Nursery, Zygote, ZygoteError
@@ -36,7 +37,7 @@ async def test_a_zygote_that_does_not_start_is_no_fault_of_a_source(
 ) -> None:
     """It is killed while it starts, or the machine has no process left: trying again is right."""
     first = nursery.launch(0)
-    templates = Templates(nursery, first)
+    templates = Templates(nursery, first, Changes())
     first.close()
     launch, refusals = nursery.launch, iter([ZygoteError("it ended at once")])
 
@@ -56,7 +57,7 @@ async def test_a_zygote_that_is_killed_while_sources_load_is_no_fault_of_theirs(
     nursery: Nursery, monkeypatch: pytest.MonkeyPatch, make_toolset: Callable[..., Toolset]
 ) -> None:
     """Also where the source is one whose template has died before."""
-    templates = Templates(nursery, nursery.launch(0))
+    templates = Templates(nursery, nursery.launch(0), Changes())
     orders: list[int] = []
     real = Zygote.order
 

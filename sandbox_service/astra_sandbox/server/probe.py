@@ -54,7 +54,7 @@ async def measure(templates: Templates, zygote: Zygote, missing: list[str]) -> t
     toolset = StoredToolset(Toolset(tools=(look,), source=_LOOK))
     process = (await templates.fork(toolset, 0, 1, 0, DEFAULT))[0]
     assert process.pid is not None
-    kernel = _gvisor_kernel()  # its /proc shows other namespaces where there are none
+    kernel = gvisor_kernel()  # its /proc shows other namespaces where there are none
     entered = sorted({*([] if kernel else _entered_namespaces(process.pid)), *zygote.namespaces, *zygote.own})
     session = ServerSession(
         "probe",
@@ -102,7 +102,7 @@ def _entered_namespaces(pid: int) -> list[str]:
     return entered
 
 
-def _gvisor_kernel() -> str | None:
+def gvisor_kernel() -> str | None:
     """What the kernel's log says at its start, if it is gVisor's."""
     buffer = ctypes.create_string_buffer(1 << 14)
     read_all = 3

@@ -16,8 +16,10 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from astra_api.sandbox.v1 import sandbox_pb2 as pb
 from astra_api.sandbox.v1 import sandbox_pb2_grpc as stubs
 from astra_sandbox.command import Tls
+from astra_sandbox.server.disks import Changes
 from astra_sandbox.server.guard import Memory
-from astra_sandbox.server.probe import measure
+from astra_sandbox.server.probe import gvisor_kernel, measure
+from astra_sandbox.server.rounds import Rounds
 from astra_sandbox.server.rpc import Server
 from astra_sandbox.server.service import Policy, SandboxService
 from astra_sandbox.server.templates import LoadRejectedError, Templates, WorkerLostError
@@ -53,7 +55,8 @@ def serve(nursery: Nursery, zygote: Zygote, settings: Settings, orphaned: thread
 async def _serve(nursery: Nursery, zygote: Zygote, settings: Settings, orphaned: threading.Event) -> int:
     policy = Policy(capacity=settings.capacity, idle_seconds=settings.idle_seconds)
     address = settings.address
-    templates = Templates(nursery, zygote)
+    changes = Changes()
+    templates = Templates(nursery, zygote, changes, Rounds(changes) if gvisor_kernel() else None)
     memory = Memory(settings.memory_limit)
     service = SandboxService(templates, policy, memory, nursery.visible_scratch is not None)
     stop = asyncio.Event()
@@ -98,6 +101,7 @@ async def _serve(nursery: Nursery, zygote: Zygote, settings: Settings, orphaned:
         session.close("the server stopped")
     await server.stop(0 if orphaned.is_set() else 1)
     templates.close()
+    changes.close()
     stop_metrics()
     service.metrics.close()
     return 0

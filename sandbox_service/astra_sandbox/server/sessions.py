@@ -188,7 +188,7 @@ class ServerSession:
     def _start(self, call: _Call) -> None:
         assert self._process is not None
         self._nonce = _draw_nonce()
-        self._process.send(self._nonce, Kind.CALL, f"{call.tool}\n{call.arguments}".encode())
+        self._process.call(self._nonce, f"{call.tool}\n{call.arguments}".encode())
         self._timer = self._loop.call_later(self._limits.call_seconds, self._time_out)
 
     def _settle(self, response: pb.CallToolResponse) -> None:
@@ -222,7 +222,7 @@ class ServerSession:
 
     def _on_frame(self, nonce: int, kind: Kind, body: bytes) -> None:
         call = self._current
-        if call is None or nonce != self._nonce or not self._nonce or kind in (Kind.HELLO, Kind.CALL):
+        if call is None or nonce != self._nonce or not self._nonce or kind in (Kind.HELLO, Kind.CALL, Kind.QUIET_CALL):
             self._tampered()
         elif kind is Kind.RESULT:
             try:

@@ -10,11 +10,12 @@ import secrets
 import socket
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from astra_sandbox.limits import MAXIMUM, Limits
-from astra_sandbox.server.disks import PrivateFolder
+from astra_sandbox.server.disks import Changes, PrivateFolder
+from astra_sandbox.server.rounds import Rounds, mailboxes
 from astra_sandbox.server.toolsets import StoredToolset
 from astra_sandbox.server.zygotes import (
     MAX_VARIANT,
@@ -26,6 +27,7 @@ from astra_sandbox.server.zygotes import (
     remove_tree,
 )
 from astra_sandbox.worker.frames import HEADER, FrameError, FrameReader, Kind, encode
+from astra_sandbox.worker.mailbox import Mailbox
 
 _LOAD_SECONDS = 30.0  # of the clock: a node whose pods all start needs several times what an idle one does
 _STILLBORN = 4  # templates of one toolset that die before their first session
@@ -35,6 +37,7 @@ _BATCH = 64  # sessions in one command: the kernel passes at most 253 descriptor
 _MAX_MESSAGE = 1 << 14
 _CHUNK = 1 << 16  # bytes read at once: a larger buffer costs more than it saves
 _SLACK = 4096  # a reply may exceed output_bytes by a message about that
+_NO_REPLY = Kind.HELLO, b""  # what no honest session sends when it is called
 
 
 class LoadRejectedError(Exception):
@@ -46,10 +49,16 @@ class WorkerLostError(Exception):
 
 
 class SessionProcess:
-    """One forked session, and its socket. `on_frame` gets every whole frame, `on_end` the end, once."""
+    """One forked session, its socket and its mailbox. `on_frame` gets every reply, `on_end` the end, once."""
 
     def __init__(
-        self, number: int, sock: socket.socket, limits: Limits, template: "Template", folder: PrivateFolder
+        self,
+        number: int,
+        sock: socket.socket,
+        limits: Limits,
+        template: "Template",
+        folder: PrivateFolder,
+        mailbox: Mailbox | None,
     ) -> None:
         self.number = number
         self.folder = folder
@@ -60,6 +69,8 @@ class SessionProcess:
         self.on_frame: Callable[[int, Kind, bytes], None] | None = None
         self.on_end: Callable[[], None] | None = None
         self.reported = asyncio.Event()
+        self._mailbox, self._rounds = mailbox, template.rounds
+        self._awaited = 0  # the nonce of the call under way, if there is one
         self._socket = sock
         self._reader = FrameReader(limits.output_bytes + _SLACK)
         self._loop = asyncio.get_running_loop()
@@ -73,9 +84,35 @@ class SessionProcess:
         """The process id, in the server's namespace."""
         return self._handle.pid if self._handle else None
 
-    def send(self, nonce: int, kind: Kind, body: bytes) -> None:
-        """Queues one frame; a session that is gone shows at `on_end`."""
-        data = encode(nonce, kind, body)
+    @property
+    def answered(self) -> bool:
+        """Whether the reply to the call under way lies in the mailbox."""
+        return self._mailbox is not None and self._awaited != 0 and self._mailbox.holds(self._awaited)
+
+    def call(self, nonce: int, body: bytes) -> None:
+        """Sends one call; a session that is gone shows at `on_end`."""
+        self._awaited = nonce
+        quiet = self._mailbox is not None and self._rounds is not None and self._rounds.join(self)
+        self._send(encode(nonce, Kind.QUIET_CALL if quiet else Kind.CALL, body))
+
+    def collect(self) -> None:
+        """Takes the reply out of the mailbox, if it is whole."""
+        assert self._mailbox is not None
+        try:
+            reply = self._mailbox.take()
+        except FrameError:
+            reply = _NO_REPLY
+        if reply is not None:
+            self._deliver(self._awaited, *reply)
+
+    def _deliver(self, nonce: int, kind: Kind, body: bytes) -> None:
+        self._awaited = 0
+        if self._rounds is not None:
+            self._rounds.leave(self)
+        if self.on_frame and not self.ended:
+            self.on_frame(nonce, kind, body)
+
+    def _send(self, data: bytes) -> None:
         if not self._unsent:
             try:
                 sent = self._socket.send(data)
@@ -94,6 +131,8 @@ class SessionProcess:
         if self.ended:
             return
         self.ended = True
+        if self._rounds is not None:
+            self._rounds.leave(self)
         self._loop.remove_reader(self._socket.fileno())
         self._loop.remove_writer(self._socket.fileno())
         self._socket.close()
@@ -144,16 +183,17 @@ class SessionProcess:
             data = b""
         if not data:
             self._loop.remove_reader(self._socket.fileno())
-            if self.on_end:
+            if self.answered:  # by a session that then ended
+                self.collect()
+            if self.on_end and not self.ended:
                 self.on_end()
             return
         try:
             frames = self._reader.feed(data)
         except FrameError:
-            frames = [(0, Kind.HELLO, b"")]  # what no honest session sends now
+            frames = [(0, *_NO_REPLY)]
         for frame in frames:
-            if self.on_frame and not self.ended:
-                self.on_frame(*frame)
+            self._deliver(*frame)
 
 
 class Template:
@@ -162,10 +202,17 @@ class Template:
     _numbers = itertools.count(1)
 
     def __init__(
-        self, toolset: StoredToolset, control: socket.socket, folder: str | None, on_close: Callable[[], None]
+        self,
+        toolset: StoredToolset,
+        control: socket.socket,
+        folder: str | None,
+        on_close: Callable[[], None],
+        changes: Changes,
+        rounds: Rounds | None,
     ) -> None:
         self.toolset = toolset
-        self._folder, self._on_close = folder, on_close
+        self.rounds = rounds
+        self._folder, self._on_close, self._changes = folder, on_close, changes
         self.alive = True
         self.forked = False  # it has forked sessions
         self._processes: dict[int, SessionProcess] = {}
@@ -225,6 +272,7 @@ class Template:
         command: dict[str, Any] = {
             "open": numbers,
             "folders": [secrets.token_hex(16) for _ in numbers],
+            "mailboxes": self.rounds is not None,
             "seed": seed,
             "limits": {
                 "memory_bytes": limits.memory_bytes,
@@ -239,11 +287,15 @@ class Template:
         for ours, _ in pairs:  # before the first session can speak: credentials are added as a message is sent
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             ours.setblocking(False)
+        boxes: Sequence[Mailbox | None] = [None] * count
+        handed = [theirs.detach() for _, theirs in pairs]
         try:
+            if self.rounds is not None:
+                memory, boxes = mailboxes(count)
+                handed.append(memory)
             while self.alive:
                 try:
-                    theirs = [theirs.fileno() for _, theirs in pairs]
-                    socket.send_fds(self._control, [json.dumps(command).encode()], theirs)
+                    socket.send_fds(self._control, [json.dumps(command).encode()], handed)
                     break
                 except BlockingIOError:
                     await asyncio.sleep(0.005)
@@ -254,12 +306,12 @@ class Template:
                 ours.close()
             raise
         finally:
-            for _, theirs_end in pairs:
-                theirs_end.close()
+            for descriptor in handed:
+                os.close(descriptor)
         processes = []
-        for number, name, (ours, _) in zip(numbers, command["folders"], pairs, strict=True):
-            folder = PrivateFolder(self._folder and os.path.join(self._folder, name))
-            process = SessionProcess(number, ours, limits, self, folder)
+        for number, name, (ours, _), mailbox in zip(numbers, command["folders"], pairs, boxes, strict=True):
+            folder = PrivateFolder(self._folder and os.path.join(self._folder, name), self._changes)
+            process = SessionProcess(number, ours, limits, self, folder, mailbox)
             self._processes[number] = process
             processes.append(process)
         return processes
@@ -318,10 +370,15 @@ class Template:
 
 
 class Templates:
-    """All templates of a server: started when first needed, the least recently used idle ones dropped."""
+    """All templates of a server: started when first needed, the least recently used idle ones dropped.
 
-    def __init__(self, nursery: Nursery, first: Zygote, *, keep: int = 64) -> None:
-        self._nursery = nursery
+    `rounds`: how replies are looked for, where that is better than to be told of each.
+    """
+
+    def __init__(
+        self, nursery: Nursery, first: Zygote, changes: Changes, rounds: Rounds | None = None, *, keep: int = 64
+    ) -> None:
+        self._nursery, self._changes, self._rounds = nursery, changes, rounds
         self._zygotes: dict[int, Zygote] = {first.variant: first}
         self._templates: OrderedDict[tuple[str, int], asyncio.Task[Template]] = OrderedDict()
         self._keep = keep
@@ -383,7 +440,7 @@ class Templates:
         scratch = self._nursery.visible_scratch
         top = scratch and os.path.join(scratch, order["folder"][0])
         folder = scratch and os.path.join(scratch, *order["folder"])
-        template = Template(toolset, control, folder, functools.partial(_clear, top))
+        template = Template(toolset, control, folder, functools.partial(_clear, top), self._changes, self._rounds)
         try:
             await template.wait_loaded()
         except WorkerLostError:

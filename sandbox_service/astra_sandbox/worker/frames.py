@@ -11,7 +11,7 @@ HEADER = struct.Struct("<IQB")
 
 
 class Kind(IntEnum):
-    """What a frame says. CALL goes to the session; everything else comes from it."""
+    """What a frame says. CALL and QUIET_CALL go to the session; everything else comes from it."""
 
     HELLO = 0  # the session is ready; carries no body
     CALL = 1  # tool name, a newline, the arguments as JSON
@@ -20,9 +20,10 @@ class Kind(IntEnum):
     EXITED = 4  # the tool asked the process to end; a message
     OUT_OF_MEMORY = 5
     OUTPUT_TOO_LARGE = 6
+    QUIET_CALL = 7  # a CALL whose reply goes to the mailbox, if it fits
 
 
-_KINDS = tuple(Kind)
+KINDS = tuple(Kind)
 
 
 class FrameError(Exception):
@@ -49,8 +50,8 @@ class FrameReader:
         buffer = self._buffer
         if not buffer and len(data) >= HEADER.size:  # nearly always: one whole frame
             length, nonce, kind = HEADER.unpack_from(data)
-            if len(data) == HEADER.size + length and length <= self._max_body and kind < len(_KINDS):
-                return [(nonce, _KINDS[kind], data[HEADER.size :])]
+            if len(data) == HEADER.size + length and length <= self._max_body and kind < len(KINDS):
+                return [(nonce, KINDS[kind], data[HEADER.size :])]
         buffer += data
         frames = []
         start = 0
@@ -58,12 +59,12 @@ class FrameReader:
             length, nonce, kind = HEADER.unpack_from(buffer, start)
             if length > self._max_body:
                 raise FrameError(f"a frame of {length} bytes; at most {self._max_body} are allowed")
-            if kind >= len(_KINDS):
+            if kind >= len(KINDS):
                 raise FrameError(f"a frame of unknown kind {kind}")
             end = start + HEADER.size + length
             if len(buffer) < end:
                 break
-            frames.append((nonce, _KINDS[kind], bytes(buffer[start + HEADER.size : end])))
+            frames.append((nonce, KINDS[kind], bytes(buffer[start + HEADER.size : end])))
             start = end
         if start:
             del buffer[:start]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from astra_sandbox.worker.frames import FrameReader, Kind, encode
+from astra_sandbox.worker.mailbox import Mailbox
 
 MAX_INTEGER = 2**53
 MAX_DEPTH = 200
@@ -30,16 +31,24 @@ class NotJsonError(Exception):
     """A tool returned what JSON cannot hold."""
 
 
-def serve(socket_fd: int, tools: Mapping[str, Callable[..., Any]], *, seed: int | None, output_bytes: int) -> None:
+def serve(
+    socket_fd: int,
+    mailbox: Mailbox | None,
+    tools: Mapping[str, Callable[..., Any]],
+    *,
+    seed: int | None,
+    output_bytes: int,
+) -> None:
     """Answers calls until the peer closes. `seed`: reseed `random` before every call (a stateless toolset)."""
     reader = FrameReader(MAX_CALL_BYTES)
     while data := os.read(socket_fd, _CHUNK):
-        for nonce, _, body in reader.feed(data):
+        for nonce, asked, body in reader.feed(data):
             if seed is not None:
                 random.seed(seed)
             name, _, arguments = body.partition(b"\n")
             kind, reply = run(tools[name.decode()], arguments, output_bytes)
-            _write_all(socket_fd, encode(nonce, kind, reply))
+            if mailbox is None or asked is not Kind.QUIET_CALL or not mailbox.put(nonce, kind, reply):
+                _write_all(socket_fd, encode(nonce, kind, reply))
             if kind in (Kind.EXITED, Kind.OUT_OF_MEMORY):
                 return
 

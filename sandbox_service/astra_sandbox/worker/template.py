@@ -1,9 +1,9 @@
 """A template: one toolset, loaded once, from which sessions are forked in a fraction of a millisecond.
 
 It talks to the server over a SEQPACKET socket of its own. In: `{"open": [session, ...], "seed", "limits", ...}` with
-one socket a session. Out: `{"ready": true}` or `{"rejected": message}` once, then `{"ended", "status", "cpu"}` for
-every session that is gone, and `{"failed": message}` before it gives up. When that socket closes, the template and all
-its sessions die.
+one socket a session, and a file of mailboxes where the server looks for replies. Out: `{"ready": true}` or
+`{"rejected": message}` once, then `{"ended", "status", "cpu"}` for every session that is gone, and
+`{"failed": message}` before it gives up. When that socket closes, the template and all its sessions die.
 
 It loads under a system-call filter and a file view of its own; each session adds a stricter one.
 """
@@ -11,6 +11,7 @@ It loads under a system-call filter and a file view of its own; each session add
 import contextlib
 import gc
 import json
+import mmap
 import os
 import random
 import resource
@@ -33,6 +34,7 @@ from astra_sandbox.worker.confine import (
     limit,
 )
 from astra_sandbox.worker.frames import Kind, encode
+from astra_sandbox.worker.mailbox import SIZE, Mailbox
 
 MAX_FD = 256  # the zygote's limit on open files: every descriptor is below it
 MAX_BATCH = 64  # sessions in one command
@@ -154,26 +156,32 @@ class Template:
                     os._exit(0)  # its sessions die with it
 
     def _obey(self) -> bool:
-        message, fds, _, _ = socket.recv_fds(self._control, _MAX_COMMAND, MAX_BATCH)
+        message, fds, _, _ = socket.recv_fds(self._control, _MAX_COMMAND, MAX_BATCH + 1)
         if not message:
             return False
         command = _decode_json(message.decode())
-        for number, name, fd in zip(command["open"], command["folders"], fds, strict=True):
+        mailboxes = fds.pop() if command["mailboxes"] else None
+        for index, (number, name, fd) in enumerate(zip(command["open"], command["folders"], fds, strict=True)):
             directory = os.path.join(self._directory, name)
             os.mkdir(directory, 0o700)
             pid = os.fork()
             if pid == 0:
-                self._become_session(fd, directory, command["seed"], command["limits"])
+                self._become_session(fd, mailboxes, index, directory, command["seed"], command["limits"])
             self._sessions[pid] = (number, directory)
             os.close(fd)
+        if mailboxes is not None:
+            os.close(mailboxes)
         return True
 
-    def _become_session(self, fd: int, directory: str, seed: int, limits: dict[str, int]) -> NoReturn:
+    def _become_session(
+        self, fd: int, mailboxes: int | None, index: int, directory: str, seed: int, limits: dict[str, int]
+    ) -> NoReturn:
         try:
             signal.set_wakeup_fd(-1)
             die_with_parent()
             os.chdir(directory)
             self._confinement.view.confine(directory)
+            mailbox = None if mailboxes is None else Mailbox(mmap.mmap(mailboxes, SIZE, offset=SIZE * index))
             os.closerange(3, fd)
             os.closerange(fd + 1, MAX_FD)
             limit(resource.RLIMIT_AS, self._base + limits["memory_bytes"])
@@ -188,7 +196,8 @@ class Template:
             os.write(fd, encode(0, Kind.RAISED, session.describe(error)))
             os._exit(1)
         try:
-            session.serve(fd, self._tools, seed=seed if self._stateless else None, output_bytes=limits["output_bytes"])
+            reseed = seed if self._stateless else None
+            session.serve(fd, mailbox, self._tools, seed=reseed, output_bytes=limits["output_bytes"])
         finally:  # nothing of the template may run in a session
             os._exit(0)
 
