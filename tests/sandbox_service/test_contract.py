@@ -159,6 +159,29 @@ async def test_sessions_of_a_group_share_nothing(sandbox: Sandbox, stateful: Too
         await session.close()
 
 
+async def test_a_crowd_gets_the_outcomes_that_one_gets_alone(sandbox: Sandbox, stateful: Toolset) -> None:
+    """Under gVisor many calls at once are answered through memory."""
+
+    async def use(session: Session) -> list[ToolOutcome]:
+        calls = [
+            ("remember", '{"item": 1}'),
+            ("text", '{"length": 20000}'),
+            ("fail", '{"text": "no"}'),
+            ("unjsonable", '{"kind": "deep"}'),
+            ("leave", '{"status": 3}'),
+            ("roll", "{}"),
+            ("remember", '{"item": 2}'),
+        ]
+        return [await session.call(name, arguments) for name, arguments in calls]
+
+    alone, *crowd = await sandbox.open_sessions(stateful, 25, seed=3)
+    expected = await use(alone)
+    assert value(expected[-1]) == [1, 2]
+    assert await asyncio.gather(*(use(session) for session in crowd)) == [expected] * 24
+    for session in (alone, *crowd):
+        await session.close()
+
+
 async def test_the_seed_decides_what_is_random(sandbox: Sandbox, stateful: Toolset, stateless: Toolset) -> None:
     async def rolls(toolset: Toolset, seed: int) -> list[object]:
         session = await open_one(sandbox, toolset, seed=seed)
