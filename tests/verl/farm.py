@@ -14,6 +14,7 @@ from typing import Any
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "verl-cpu.yaml"
 SFT_STEPS, RL_STEPS = 40, 5
+GROUPS = 2  # a step
 
 
 @dataclass
@@ -47,6 +48,12 @@ class Farm:
 
     def rl_steps(self) -> int:
         return max((line["step"] for line in self.lines() if line["stage"] == "rl"), default=0)
+
+    def draws(self) -> list[int]:
+        """The numbers of the environments that RL drew and rolled out, in order of the numbers."""
+        files = (self.out / "trajectories").glob("rl-*-train.jsonl")
+        steps = [{json.loads(line)["group"] for line in file.read_text().splitlines()} for file in files]
+        return sorted(number for step in steps for number in step)
 
     def wait(self, process: subprocess.Popen[bytes], until: Callable[[], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds

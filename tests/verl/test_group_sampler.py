@@ -25,6 +25,7 @@ from astra_sandbox.pool import Servers
 from astra_trainer.engines.verl import job
 from astra_trainer.engines.verl.generation import ServerGenerator
 from astra_trainer.kept_environments import kept, write_environments
+from astra_trainer.trajectory_lines import read_lines
 
 WANTED, ROUNDS, SIZE = 4, 3, 2
 Kind = str  # useful | useless | failed
@@ -64,6 +65,11 @@ def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     job.floor.cache_clear()
     yield tmp_path
     job.floor.cache_clear()
+    empty_queue()
+
+
+def empty_queue() -> None:
+    """As it is when a run begins, or begins again."""
     for partition, entries in (transfer_queue.kv_list() or {}).items():
         if entries:
             transfer_queue.kv_clear(keys=list(entries), partition_id=partition)
@@ -134,21 +140,28 @@ def _tensors(field: dict[str, Any]) -> Any:
     return list_of_dict_to_tensordict([field])
 
 
-def sampler(rollouts: Rollouts) -> Any:
-    from astra_trainer.engines.verl.group_sampler import GroupSampler
+def sampler(rollouts: Rollouts, state: Path | None = None, staleness: int = 0) -> Any:
+    """As verl's trainer makes it: at a run's beginning, or where it goes on from a state."""
+    from astra_trainer.engines.verl import group_sampler
 
-    return GroupSampler(
-        trainer_mode="sync",
+    kind = group_sampler.AsyncGroupSampler if staleness else group_sampler.GroupSampler
+    return kind(
+        trainer_mode="colocate_async" if staleness else "sync",
         trainer_config={},
-        max_off_policy_threshold=1,
+        max_off_policy_threshold=staleness + 1,
         max_off_policy_strategy="drop",
-        sampler_kwargs={},
+        sampler_kwargs={"state": str(state)} if state else {},
         refill_fn=rollouts.add,
     )
 
 
-def step(made: Any, rollouts: Rollouts, number: int) -> tuple[set[int], dict[str, Any], list[Trajectory]]:
-    """One step as verl's trainer takes it: the draws trained on, the figures, and what was rolled out."""
+def step(
+    made: Any, rollouts: Rollouts, number: int, state: Path | None = None
+) -> tuple[set[int], dict[str, Any], list[Trajectory]]:
+    """One step as verl's trainer takes it: the draws trained on, the figures, and what was rolled out.
+
+    The state after it is kept in the folder `state`.
+    """
     rollouts.step = number
     rollouts.add(WANTED)
     batch, metrics = made.sample(number, "train", WANTED)
@@ -156,11 +169,12 @@ def step(made: Any, rollouts: Rollouts, number: int) -> tuple[set[int], dict[str
     found = [getattr(extra, "data", extra)["astra_trajectory"] for extra in fields["extra_fields"]]
     draws = {Trajectory.model_validate_json(text).group for text in found}
     assert len(batch.keys) == SIZE * len(draws), "whole groups"
+    if state:
+        made.keep(state)
     transfer_queue.kv_clear(keys=batch.keys, partition_id="train")  # as verl's trainer does after the update
     figures = json.loads((job.floor().spool / "steps" / f"{number}.json").read_bytes())
     assert metrics["astra/offered"] == figures["offered"]
-    lines = (job.floor().spool / "steps" / f"{number}.jsonl").read_text().splitlines()
-    return draws, figures, [Trajectory.model_validate_json(line) for line in lines]
+    return draws, figures, read_lines(job.floor().spool / "steps" / f"{number}.jsonl")
 
 
 def test_useless_and_failed_groups_are_replaced_and_a_surplus_is_trained_on_next(spool: Path) -> None:
@@ -248,3 +262,63 @@ def test_every_step_trains_on_useful_groups_alone_and_asks_within_its_limits(spo
         if len(draws) < WANTED:
             assert figures["offered"] == WANTED * ROUNDS, "it gave up only at the limit"
         assert figures["surplus"] <= WANTED
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_run_that_goes_on_from_a_state_does_what_it_would_have_done(spool: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    kinds = [rng.choices(("useful", "useless", "failed"), (0.6, 0.4, 0.1))[0] for _ in range(500)]
+
+    def run(*, interrupted: bool) -> list[Any]:
+        rollouts, found = Rollouts(lambda number: kinds[number]), list[Any]()
+        made = sampler(rollouts)
+        for number in range(1, 7):
+            state = spool / f"{interrupted}-{number}"
+            draws, figures, rolled = step(made, rollouts, number, state)
+            del figures["rollout_seconds"]
+            found.append((draws, figures, [(each.step, each.group, each.index) for each in rolled]))
+            if interrupted:
+                empty_queue()
+                made = sampler(rollouts, state)
+        empty_queue()
+        return found
+
+    undisturbed = run(interrupted=False)
+    assert run(interrupted=True) == undisturbed
+    assert any(figures["stale"] for _, figures, _ in undisturbed), "else this says nothing"
+
+
+def test_a_state_brings_back_what_waits_and_nothing_else(spool: Path) -> None:
+    rollouts = Rollouts(lambda number: "useful")
+    rollouts.add(1)  # more than a step needs
+    _, figures, _ = step(sampler(rollouts), rollouts, 1, spool / "state")
+    waiting = transfer_queue.kv_list()["train"]
+    assert figures["surplus"] == 1
+    empty_queue()
+    sampler(rollouts, spool / "state")
+    assert transfer_queue.kv_list()["train"] == waiting, "the step's own batch was in the state too"
+
+
+def test_asynchronous_training_reports_a_group_once_though_it_goes_on_from_a_state(spool: Path) -> None:
+    """verl itself keeps and restores the queue there; what had not come to its end it rolls out anew."""
+    rollouts, state = Rollouts(lambda number: "useful", at_once=False), spool / "state"
+    made = sampler(rollouts, staleness=2)
+    rollouts.add(2 * WANTED)
+    for _ in range(WANTED + 1):
+        rollouts.finish()
+    trained = made.sample(1, "train", WANTED)[0].keys
+    rollouts.finish()  # during the update
+    transfer_queue.save_checkpoint(state / "transfer_queue")
+    made.keep(state)
+    empty_queue()
+    made = sampler(rollouts, state, staleness=2)
+    transfer_queue.load_checkpoint(state / "transfer_queue")
+    while rollouts.under_way:
+        rollouts.finish()
+    batch, _ = made.sample(2, "train", WANTED)
+    assert not set(batch.keys) & set(trained)
+    figures = json.loads((spool / "steps" / "2.json").read_bytes())
+    assert (figures["taken"], figures["stale"], figures["surplus"]) == (WANTED, WANTED, 0)
+    reported = {trajectory.group for trajectory in read_lines(spool / "steps" / "2.jsonl")}
+    assert reported == set(range(WANTED + 1, 2 * WANTED))
+    assert figures["offered"] == WANTED - 1

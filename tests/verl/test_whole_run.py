@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 pytest.importorskip("vllm", reason="needs vLLM: run `make test-verl`")
 pytest.importorskip("ray", reason="needs Ray: run `make test-verl`")
 
-from farm import RL_STEPS, SFT_STEPS, Farm  # after the packages without which it is of no use
+from farm import GROUPS, RL_STEPS, SFT_STEPS, Farm  # after the packages without which it is of no use
 
 pytestmark = [pytest.mark.timeout(1200)]
 
@@ -60,11 +61,18 @@ def test_the_run_goes_on_to_its_end(farm: Farm) -> None:
     expected = [("sft", step) for step in range(1, SFT_STEPS + 1)] + [("rl", step) for step in range(1, RL_STEPS + 1)]
     assert counts == Counter(expected), "one line a step, in spite of it all"
     assert [line["stage"] for line in farm.lines("evaluation")] == ["base", "sft", "rl"]
-    for line in farm.lines():
-        if line["stage"] == "rl":
-            assert line["logprob_mismatch_mean"] < 1e-3
-            assert 0.0 <= line["tool_wait_share"] < 1.0
-            assert line["offered"] >= line["groups"]
+    rl = [line for line in farm.lines() if line["stage"] == "rl"]
+    for line in rl:
+        assert line["logprob_mismatch_mean"] < 1e-3
+        assert 0.0 <= line["tool_wait_share"] < 1.0
+        assert line["offered"] >= line["groups"]
+    for before, after in pairwise(rl):
+        assert after["stale_groups"] == min(before["surplus_groups"], GROUPS), "a surplus is trained on next"
+    draws = farm.draws()
+    assert len(draws) == len(set(draws)) == sum(line["offered"] for line in rl), "none twice"
+    assert max(draws) < sum(line["offered"] + line["excluded"] for line in rl), "none left out"
+    for state in (farm.out / "state" / "verl-rl").glob("global_step_*"):
+        assert (state / "transfer_queue").is_dir()
     names = {folder.name for folder in (farm.out / "checkpoints").iterdir()}
     assert {"sft-40", "rl-2", "rl-4", "rl-5"} <= names
     states = sorted(folder.name for folder in (farm.out / "state" / "verl-rl").glob("global_step_*"))

@@ -138,3 +138,4 @@ def test_values_reach_verl_unharmed() -> None:
     assert found.actor_rollout_ref.model.path == odd
     assert found.trainer.resume_from_path == f"{odd}/global_step_3"
     assert found.trainer.resume_mode == "resume_path"
+    assert found.trainer.v1.sampler.sampler_kwargs.state == found.trainer.resume_from_path

@@ -1,4 +1,4 @@
-"""verl's hook after each training state: the snapshots that are due."""
+"""verl's hook after each training state: what the state lacks of the queue, and the snapshots that are due."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,10 @@ from astra_trainer.engines.verl.snapshots import FOLDER, Exports
 
 
 class SnapshotCallback(CheckpointCallback):  # type: ignore[misc]
-    """verl's hook after each state: snapshots those that are due, and waits for none but at the last step."""
+    """verl's hook after each state: completes it, snapshots those that are due, waits for none but at the last step.
+
+    verl reports a step only after this, and only then is the step committed: so its state is whole.
+    """
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
@@ -18,6 +21,7 @@ class SnapshotCallback(CheckpointCallback):  # type: ignore[misc]
 
     def on_save(self, trainer: Any, global_step: int, checkpoint_dir: str, **_: Any) -> None:
         """Raises SnapshotFailed when an export failed: a run without its checkpoints is worth nothing."""
+        trainer.replay_buffer.keep(Path(checkpoint_dir))
         spec, rl = floor().run.spec, floor().rl
         last = global_step >= rl.steps
         self._exports.check()

@@ -4,7 +4,8 @@ verl's own filter never gives up on a pool without a spread of rewards, and drop
 asks for at most `maxRounds` batches of groups, and a surplus stays in the queue for the next step, which takes the
 oldest first. A group of which one rollout was failed by the infrastructure is replaced whole, and not counted.
 
-Runs in the process of verl's trainer. What a step rolled out, and how it was filled, is left in the job's spool.
+Runs in the process of verl's trainer. What a step rolled out, and how it was filled, is left in the job's spool. The
+queue is part of a step's state, beside weights and data loader: a run that goes on from there finds its surplus.
 """
 
 import json
@@ -20,7 +21,7 @@ import transfer_queue
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
 from astra_api.files import replace
-from astra_api.records import Trajectory
+from astra_api.records import Record, Trajectory
 from astra_trainer.batch_filling import has_spread
 from astra_trainer.engines.verl.agent_loop import TIMELINE, TRAJECTORY
 from astra_trainer.engines.verl.job import FAILURES, floor
@@ -31,6 +32,7 @@ from astra_trainer.groups import Group
 from astra_trainer.trajectory_lines import dump_lines
 
 TRAIN = "train"  # verl's name of the partition that is trained on
+_QUEUE, _CARRIED = "transfer_queue", "sampler.json"  # in a state; the first is verl's name
 POLL_SECONDS = 0.2
 
 
@@ -53,6 +55,13 @@ class Filling:
     waiting_seconds: float = 0.0  # all rollouts waited for their tools
 
 
+class Carried(Record):
+    """What a sampler knows of a state's queue, and the queue does not."""
+
+    reported: tuple[str, ...]  # groups in it that were counted, and written, with the step that rolled them out
+    useful: float  # share of that step's groups
+
+
 @dataclass
 class _Offers:
     """What came of the groups of one partition so far."""
@@ -66,6 +75,7 @@ class GroupSampler(ReplayBuffer):  # type: ignore[misc]
     """The sampler of synchronous training: rollouts end before the update begins."""
 
     def __init__(self, **settings: Any) -> None:
+        """As verl makes it; `sampler_kwargs.state` is the folder of the state that training goes on from, if any."""
         here = floor()
         rl = here.rl
         self._spool = here.spool
@@ -75,6 +85,7 @@ class GroupSampler(ReplayBuffer):  # type: ignore[misc]
         self._offers = _Offers()
         self._filling = Filling(self._wanted)
         self._useful_before = 1.0  # share of the last step's groups; of the first, the best is hoped for
+        self._reported = frozenset[str]()  # groups that a state brought, of which nothing is left to be said
         super().__init__(
             **{**settings, "poll_interval": POLL_SECONDS},
             filter_groups_metric="reward",
@@ -82,8 +93,30 @@ class GroupSampler(ReplayBuffer):  # type: ignore[misc]
             gen_batch_size=1,
             sync_refill_failed_groups=True,
         )
+        if state := self.sampler_kwargs.get("state"):
+            self._resume(Path(state))
         self._watchdog = Watchdog(self._spool)
         self._watchdog.start()
+
+    def keep(self, state: Path) -> None:
+        """Puts the queue, and what is known of it, into the state of the step that was sampled last."""
+        if self.trainer_mode == "sync":  # in its other modes verl does
+            transfer_queue.save_checkpoint(state / _QUEUE)
+        reported = self._offers.groups.keys() - set(self._offers.of_step)
+        carried = Carried(reported=tuple(sorted(reported)), useful=self._useful_before)
+        replace(state / _CARRIED, carried.model_dump_json().encode())
+
+    def _resume(self, state: Path) -> None:
+        """Takes up what `keep` left."""
+        carried = Carried.model_validate_json((state / _CARRIED).read_bytes())
+        self._reported, self._useful_before = frozenset(carried.reported), carried.useful
+        if self.trainer_mode == "sync":
+            transfer_queue.load_checkpoint(state / _QUEUE)
+            self._sync_metadata_from_transfer_queue()
+            waiting = self.finished_keys[TRAIN]  # the step's own batch was in the queue still
+            trained = [key for key in self.partitions[TRAIN] if key.split("_")[0] not in waiting]
+            if trained:
+                transfer_queue.kv_clear(keys=trained, partition_id=TRAIN)
 
     def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
         """The groups of a step, and figures that verl logs. Raises RolloutsFailed."""
@@ -137,11 +170,15 @@ class GroupSampler(ReplayBuffer):  # type: ignore[misc]
         found: dict[str, list[Trajectory]] = {uid: [] for uid in new}
         for key, extra in zip(keys, fields["extra_fields"], strict=True):
             values: Mapping[str, Any] = getattr(extra, "data", extra)
-            found[key.split("_")[0]].append(Trajectory.model_validate_json(values[TRAJECTORY]))
-            self._offers.timelines.append(_timeline(values[TIMELINE]))
+            uid = key.split("_")[0]
+            found[uid].append(Trajectory.model_validate_json(values[TRAJECTORY]))
+            if uid not in self._reported:
+                self._offers.timelines.append(_timeline(values[TIMELINE]))
         for uid, trajectories in found.items():
             group = Group(trajectories=tuple(sorted(trajectories, key=lambda trajectory: trajectory.index)))
             self._offers.groups[uid] = group
+            if uid in self._reported:
+                continue
             self._offers.of_step.append(uid)
             self._filling.offered += 1
             self._filling.discarded += not has_spread(group, self._min_std)
@@ -201,9 +238,14 @@ class GroupSampler(ReplayBuffer):  # type: ignore[misc]
         self._filling.stale = self._stale(chosen, global_steps)
         surplus = set(useful[batch_size:])
         self._filling.surplus = len(surplus)
-        snapshot = dict(self.partitions[partition_id])
-        batch = self._materialize_batch(partition_id, chosen, snapshot)
+        batch = self._hand_out(partition_id, chosen)
         self._clear_groups(partition_id, set(ready) - set(chosen) - surplus)
+        return batch
+
+    def _hand_out(self, partition_id: str, chosen: Sequence[str]) -> Any:
+        """The rollouts of groups as verl's trainer takes them; the groups wait no longer."""
+        batch = self._materialize_batch(partition_id, list(chosen), dict(self.partitions[partition_id]))
+        self.finished_keys[partition_id].difference_update(chosen)
         return batch
 
     def _stale(self, chosen: Sequence[str], global_steps: int) -> int:
@@ -244,7 +286,7 @@ class AsyncGroupSampler(GroupSampler, ReplayBufferAsync):  # type: ignore[misc]
         found, metrics = ReplayBufferAsync.wait_for_sampleable(self, global_steps, partition_id, batch_size)
         ready = [uid for uid in self._ready(partition_id) if uid in found]
         chosen = ready[:batch_size]
-        batch = self._materialize_batch(partition_id, chosen, dict(self.partitions[partition_id]))
+        batch = self._hand_out(partition_id, chosen)
         self._filling.taken = len(chosen)
         self._filling.stale = self._stale(chosen, global_steps)
         self._filling.surplus = len(ready) - len(chosen)

@@ -173,6 +173,7 @@ def rl_overrides(run: TrainingRun, site: Site, places: Places) -> list[str]:
                         "path": _SAMPLERS,
                         "name": "GroupSampler" if mode == "sync" else "AsyncGroupSampler",
                     },
+                    **({} if places.resume is None else {"sampler_kwargs": {"+state": str(places.resume)}}),
                 },
                 **({mode: {"num_warmup_batches": min(1, verl.max_staleness)}} if mode != "sync" else {}),
             },
