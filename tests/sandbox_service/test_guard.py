@@ -11,7 +11,7 @@ import pytest
 from astra_api.records import SessionLimits, ToolError, ToolErrorKind, ToolResult, Toolset
 from astra_sandbox.client import Retry, SandboxClient
 from astra_sandbox.interface import CapacityExhausted, Session
-from astra_sandbox.server.guard import Memory
+from astra_sandbox.server.memory import Memory
 
 SOURCE = """
 import os, signal, time

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import astra_sandbox
+from astra_sandbox.server.folders import capabilities
 from astra_sandbox.server.library import copy_compiled_modules, write_library
+from astra_sandbox.worker.zygote import NOBODY as NOBODY
 
 _OWN = Path(astra_sandbox.__file__).parent
 _START = (
@@ -34,18 +36,18 @@ class Placement:
     jail: str | None = None  # the root folder that the zygote takes, as it is seen before
 
 
-def namespaces(control_fd: int, variant: int) -> Placement:
+def namespaces(control_fd: int, variant: int, change_user: bool) -> Placement:
     """User, mount, pid, network, ipc and uts namespaces, a minimal read-only root, an empty environment.
 
-    As root no user namespace is made; the zygote gives up root instead, which keeps sessions off root's files.
+    As root (`change_user`) no user namespace is made; the zygote gives up root instead, which keeps sessions off root's
+    files.
     """
     bwrap = shutil.which("bwrap")
     if bwrap is None:
         raise FileNotFoundError("bubblewrap (bwrap) is not installed")
-    root = _may_change_user()
     python, readable = _python()
     argv = [bwrap, "--die-with-parent", "--new-session", "--clearenv", "--hostname", "sandbox", "--cap-drop", "ALL"]
-    if root:
+    if change_user:
         argv += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
         argv += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP"]
     else:
@@ -74,12 +76,12 @@ def namespaces(control_fd: int, variant: int) -> Placement:
         scratch_is_new=True,
         own_paths=("/own",),
         read_only=(*readable, "/dev/null", "/dev/urandom"),
-        drop_user=root,
+        drop_user=change_user,
         enclose=True,
     )
 
 
-def jail(control_fd: int, variant: int, scratch: str, library: Path | None) -> Placement:
+def jail(control_fd: int, variant: int, change_user: bool, scratch: str, library: Path | None) -> Placement:
     """A user namespace, and a root folder with nothing but Python's library: what can be had without bubblewrap.
 
     So it is in gVisor pods, where mounting is refused.
@@ -96,7 +98,7 @@ def jail(control_fd: int, variant: int, scratch: str, library: Path | None) -> P
         scratch_is_new=False,
         own_paths=(str(_OWN.parent),),
         read_only=tuple(f"/{entry.name}" for entry in sorted(root.iterdir()) if entry.name != "scratch"),
-        drop_user=_may_change_user(),
+        drop_user=change_user,
         enclose=True,
         jail=str(root),
     )
@@ -114,12 +116,11 @@ def _furnish(root: Path, library: Path | None) -> None:
     copy_compiled_modules(building)
     for path in [building, *building.rglob("*")]:
         if not path.is_symlink():
-            path.chmod(0o755 if path.is_dir() else 0o555)
-    (building / "scratch").chmod(0o1333)
+            path.chmod(0o555)  # sessions may own them, and then have no other mode either
     building.rename(root)
 
 
-def process(control_fd: int, variant: int, scratch: str) -> Placement:
+def process(control_fd: int, variant: int, change_user: bool, scratch: str) -> Placement:
     """A bare process; as root it becomes `nobody` where `nobody` can read Python's library."""
     python, readable = _python()
     stdlib = Path(sysconfig.get_path("stdlib"))
@@ -132,7 +133,7 @@ def process(control_fd: int, variant: int, scratch: str) -> Placement:
         scratch_is_new=False,
         own_paths=(str(_OWN.parent),),
         read_only=(*readable, "/dev/null", "/dev/urandom"),
-        drop_user=_may_change_user() and open_to_all,
+        drop_user=change_user and open_to_all,
     )
 
 
@@ -149,12 +150,10 @@ def start(placement: Placement, control_fd: int) -> subprocess.Popen[bytes]:
     )
 
 
-def _may_change_user() -> bool:
-    """Root with its capabilities; root in a container may lack them."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    effective = next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
+def may_change_user() -> bool:
+    """Root with its capabilities; root in a container may lack them. To be asked before a user namespace is entered."""
     needed = 1 << 6 | 1 << 7  # CAP_SETGID, CAP_SETUID
-    return os.geteuid() == 0 and effective & needed == needed
+    return os.geteuid() == 0 and capabilities() & needed == needed
 
 
 def _python() -> tuple[str, list[str]]:

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import stat
 import struct
 import termios
 from collections.abc import Iterator
@@ -26,10 +27,10 @@ class Changes:
 
     def __init__(self) -> None:
         self._file = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._folders: dict[int, PrivateFolder] = {}
+        self._folders: dict[int, SessionFiles] = {}
         self._read_already = False
 
-    def watch(self, folder: "PrivateFolder", path: str) -> bool:
+    def watch(self, folder: "SessionFiles", path: str) -> bool:
         """Whether the next entry in the folder will be told."""
         if self._file < 0:
             return False
@@ -75,43 +76,65 @@ class Changes:
             self._file = -1
 
 
-class PrivateFolder:
-    """A session's directory. `path`: None where its own file system bounds it."""
+class SessionFiles:
+    """What a session keeps in files. `path`: its folder, or None where its own file system bounds it."""
 
     def __init__(self, path: str | None, changes: Changes) -> None:
         self._path, self._changes = path, changes
         self.watched = False  # whether its next entry will be told
-        self._empty = False  # as of the last look
+        self._none = False  # as of the last look: no entry, and no file that has lost its name
 
-    def fault(self, most: int) -> str | None:
-        """Why it holds too much (`most`: bytes), or None. While it stays empty, it is not looked at."""
+    def fault(self, most: int, pid: int | None) -> str | None:
+        """Why it keeps too much (`most`: bytes), or None. While it keeps nothing, it is not looked at.
+
+        `pid`: its process, for files that it holds open and has removed.
+        """
         if self._path is None:
             return None
         self._changes.read()
-        if self.watched and self._empty:
+        if self.watched and self._none:
             return None
         if not self.watched:
             self.watched = self._changes.watch(self, self._path)
-        size, files = _written(self._path)
-        self._empty = not files
-        if size > most or files > _FILES:
+        try:
+            size, files = _written(self._path)
+        except OSError:
+            return "the session hid files in a folder that cannot be looked at"
+        nameless = _nameless(pid)
+        self._none = not files and not nameless
+        if size + nameless > most or files > _FILES:
             return f"the session wrote more than {most >> 20} MiB or {_FILES} files"
         return None
 
 
 def _written(folder: str) -> tuple[int, int]:
-    """(bytes, files) below a folder; no more files are counted than tell that there are too many."""
+    """(bytes, files) below a folder; no more files are counted than tell that there are too many.
+
+    Raises OSError for a folder that cannot be listed, or lies too deep.
+    """
     size = files = 0
     waiting = [folder]
     while waiting and files <= _FILES:
-        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+        with contextlib.suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
             for entry in entries:
                 files += 1
                 if files > _FILES:
                     break
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(FileNotFoundError):
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)
                     else:
                         size += entry.stat(follow_symlinks=False).st_blocks * 512
     return size, files
+
+
+def _nameless(pid: int | None) -> int:
+    """Bytes of the files that a process holds open and that have no name any more, where the kernel lets us look."""
+    size = 0
+    with contextlib.suppress(OSError):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                file = os.stat(f"/proc/{pid}/fd/{name}")
+                if stat.S_ISREG(file.st_mode) and not file.st_nlink:
+                    size += file.st_blocks * 512
+    return size

@@ -21,7 +21,12 @@ _REACH = """
     socket shmget shmat shmctl msgget msgsnd msgrcv msgctl semget semop semtimedop semctl mq_open mq_unlink
     memfd_create memfd_secret execve execveat mknod mknodat
 """  # the network, devices, and memory or messages that outlive a process
-_MODES = "chmod fchmod fchmodat fchmodat2 chown lchown fchown fchownat"  # modes hide siblings' folders
+_MODES = """
+    chmod fchmod fchmodat fchmodat2 chown lchown fchown fchownat setxattr lsetxattr fsetxattr setxattrat removexattr
+    lremovexattr fremovexattr removexattrat
+"""  # modes (access lists too) keep the same user's sessions out of each other's folders
+_TIMES = "utime utimes futimesat utimensat"  # of a library's file they would be a note to other sessions
+_TMPFILE = 0o20000000  # of O_TMPFILE: a file that never had a name
 _THREAD = 0x00010000  # CLONE_THREAD
 _NAMESPACES = 0x7E020080  # every CLONE_NEW* flag
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
@@ -51,8 +56,12 @@ def _export(*, template: bool) -> bytes:
                 continue
 
     if template:
-        deny(_ESCAPE + _REACH)
-        deny("clone3", seccomp.ERRNO(errno.ENOSYS))
+        deny(_ESCAPE + _REACH + _MODES)
+        deny(_TIMES, seccomp.ERRNO(0))  # they do nothing: `touch` has to go on
+        deny("clone3 openat2", seccomp.ERRNO(errno.ENOSYS))
+        for name, flags in (("open", 1), ("openat", 2)):
+            unsupported = seccomp.ERRNO(errno.EOPNOTSUPP)
+            deny(name, unsupported, seccomp.Arg(flags, seccomp.MASKED_EQ, _TMPFILE, _TMPFILE))
         deny("prlimit64", denied, seccomp.Arg(0, seccomp.NE, 0))
         deny("clone", denied, seccomp.Arg(0, seccomp.MASKED_EQ, _THREAD, _THREAD))
         for bit in range(32):
@@ -60,7 +69,6 @@ def _export(*, template: bool) -> bytes:
                 deny("clone", denied, seccomp.Arg(0, seccomp.MASKED_EQ, 1 << bit, 1 << bit))
         deny("kill tgkill")
     else:
-        deny(_MODES)
         deny("fork vfork clone")
         for option in (_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE):
             deny("prctl", denied, seccomp.Arg(0, seccomp.EQ, option))

@@ -14,7 +14,9 @@ from astra_api.sandbox.v1 import sandbox_pb2 as pb
 from astra_api.sandbox.v1 import sandbox_pb2_grpc as stubs
 from astra_sandbox import limits
 from astra_sandbox.interface import Isolation
-from astra_sandbox.server.guard import Guard, Memory
+from astra_sandbox.server.disks import Changes
+from astra_sandbox.server.guard import Guard
+from astra_sandbox.server.memory import Memory
 from astra_sandbox.server.metrics import Metrics
 from astra_sandbox.server.sessions import CallConflictError, OverloadError, ReplayError, ServerSession, SessionGoneError
 from astra_sandbox.server.templates import LoadRejectedError, Templates, WorkerLostError, new_session_id
@@ -47,14 +49,14 @@ class Policy:
 class SandboxService(stubs.SandboxServiceServicer):
     """The service of one server process; all of it runs on one event loop."""
 
-    def __init__(self, templates: Templates, policy: Policy, memory: Memory, unbounded_disks: bool) -> None:
+    def __init__(self, templates: Templates, policy: Policy, memory: Memory, disks: Changes | None) -> None:
         self.isolation = Isolation.PROCESS
         self.measures: tuple[str, ...] = ()
         self.draining = False
         self.sessions: dict[str, ServerSession] = {}
         self._templates, self._policy, self._memory = templates, policy, memory
         self._toolsets = ToolsetStore()
-        self.guard = Guard(self.sessions, memory, templates.drop_idle, disks=unbounded_disks)
+        self.guard = Guard(self.sessions, memory, templates, disks)
         self._opening = 0
         self.metrics = Metrics()
         self._watch_counts()

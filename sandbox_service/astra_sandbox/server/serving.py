@@ -17,7 +17,7 @@ from astra_api.sandbox.v1 import sandbox_pb2 as pb
 from astra_api.sandbox.v1 import sandbox_pb2_grpc as stubs
 from astra_sandbox.command import Tls
 from astra_sandbox.server.disks import Changes
-from astra_sandbox.server.guard import Memory
+from astra_sandbox.server.memory import Memory
 from astra_sandbox.server.probe import gvisor_kernel, measure
 from astra_sandbox.server.rounds import Rounds
 from astra_sandbox.server.rpc import Server
@@ -58,7 +58,8 @@ async def _serve(nursery: Nursery, zygote: Zygote, settings: Settings, orphaned:
     changes = Changes()
     templates = Templates(nursery, zygote, changes, Rounds(changes) if gvisor_kernel() else None)
     memory = Memory(settings.memory_limit)
-    service = SandboxService(templates, policy, memory, nursery.visible_scratch is not None)
+    unbounded = None if nursery.folders is None else changes
+    service = SandboxService(templates, policy, memory, unbounded)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -112,18 +112,17 @@ class ServerSession:
         return self._current is not None
 
     @property
-    def process_id(self) -> int | None:
-        """The process that runs the calls, if there is one now."""
-        return self._process.pid if self._process else None
-
-    @property
     def called(self) -> bool:
         """Whether its tools ever ran: before that, nothing of its author's runs in its process."""
         return bool(self._calls)
 
     def disk_fault(self) -> str | None:
         """Why its process keeps too much in files, if it does: more than four of the largest."""
-        return self._process.folder.fault(4 * self._limits.file_bytes) if self._process else None
+        return self._process.disk_fault(4 * self._limits.file_bytes) if self._process else None
+
+    def memory(self) -> int:
+        """Bytes that its process holds beyond those that it began with."""
+        return self._process.memory() if self._process else 0
 
     def end_process(self, kind: Literal["memory", "disk"], reason: str) -> None:
         """Ends the process for what it used. A call under way is answered; else the next one finds a fresh process."""

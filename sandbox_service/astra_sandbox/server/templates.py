@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
 import itertools
 import json
 import os
@@ -14,7 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from astra_sandbox.limits import MAXIMUM, Limits
-from astra_sandbox.server.disks import Changes, PrivateFolder
+from astra_sandbox.server.disks import Changes, SessionFiles
+from astra_sandbox.server.folders import PrivateFolders
+from astra_sandbox.server.memory import resident
 from astra_sandbox.server.rounds import Rounds, mailboxes
 from astra_sandbox.server.toolsets import StoredToolset
 from astra_sandbox.server.zygotes import (
@@ -24,7 +25,6 @@ from astra_sandbox.server.zygotes import (
     Zygote,
     ZygoteError,
     receive_with_pid,
-    remove_tree,
 )
 from astra_sandbox.worker.frames import HEADER, FrameError, FrameReader, Kind, encode
 from astra_sandbox.worker.mailbox import Mailbox
@@ -48,6 +48,10 @@ class WorkerLostError(Exception):
     """A zygote or template died or does not answer; trying again starts another."""
 
 
+class MemoryShortError(WorkerLostError):
+    """A template was ended because memory ran short, and not by its own doing."""
+
+
 class SessionProcess:
     """One forked session, its socket and its mailbox. `on_frame` gets every reply, `on_end` the end, once."""
 
@@ -57,11 +61,11 @@ class SessionProcess:
         sock: socket.socket,
         limits: Limits,
         template: "Template",
-        folder: PrivateFolder,
+        files: SessionFiles,
         mailbox: Mailbox | None,
     ) -> None:
         self.number = number
-        self.folder = folder
+        self._files = files
         self.template = template
         self.status: int | None = None  # wait status and processor seconds, once the template reported them
         self.cpu = 0.0
@@ -83,6 +87,14 @@ class SessionProcess:
     def pid(self) -> int | None:
         """The process id, in the server's namespace."""
         return self._handle.pid if self._handle else None
+
+    def disk_fault(self, most: int) -> str | None:
+        """Why it keeps too much in files (`most`: bytes), or None."""
+        return self._files.fault(most, self.pid)
+
+    def memory(self) -> int:
+        """Bytes that it holds, beyond those that its template was loaded with."""
+        return max(0, resident(self.pid) - self.template.loaded_bytes) if self.pid else 0
 
     @property
     def answered(self) -> bool:
@@ -197,7 +209,7 @@ class SessionProcess:
 
 
 class Template:
-    """One loaded toolset in one variant. `folder`: its private directory, where this process can see it."""
+    """One loaded toolset in one variant. `folder`: its private folder, where the server makes those (`folders`)."""
 
     _numbers = itertools.count(1)
 
@@ -205,14 +217,17 @@ class Template:
         self,
         toolset: StoredToolset,
         control: socket.socket,
+        folders: PrivateFolders | None,
         folder: str | None,
-        on_close: Callable[[], None],
+        on_close: Callable[["Template"], None],
         changes: Changes,
         rounds: Rounds | None,
     ) -> None:
         self.toolset = toolset
         self.rounds = rounds
-        self._folder, self._on_close, self._changes = folder, on_close, changes
+        self.loaded_bytes = 0  # of memory, once it is loaded: what every session begins with
+        self._folders, self._folder, self._on_close, self._changes = folders, folder, on_close, changes
+        self._session_folders: dict[int, str] = {}  # by number, while the session's process may live
         self.alive = True
         self.forked = False  # it has forked sessions
         self._processes: dict[int, SessionProcess] = {}
@@ -235,6 +250,16 @@ class Template:
     @property
     def pid(self) -> int | None:
         return self._handle.pid if self._handle else None
+
+    def memory(self) -> int:
+        """Bytes that it took since it was loaded, or takes as it loads: more than a little is a source's doing."""
+        return max(0, resident(self.pid) - self.loaded_bytes) if self.pid else 0
+
+    def end_for_memory(self) -> None:
+        """Ends it, and its sessions: the pod runs short of memory, and this one took most."""
+        if not self._loaded.done():
+            self._loaded.set_exception(MemoryShortError("memory ran short while the source was loading"))
+        self.close()
 
     async def wait_loaded(self) -> None:
         """Raises LoadRejectedError or WorkerLostError."""
@@ -283,6 +308,10 @@ class Template:
                 "output_bytes": limits.output_bytes,
             },
         }
+        paths: list[str | None] = [None] * count
+        if self._folders is not None and self._folder is not None:
+            for index, (number, name) in enumerate(zip(numbers, command["folders"], strict=True)):
+                paths[index] = self._session_folders[number] = self._folders.make_for_session(self._folder, name)
         pairs = [socket.socketpair() for _ in range(count)]
         for ours, _ in pairs:  # before the first session can speak: credentials are added as a message is sent
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -309,9 +338,9 @@ class Template:
             for descriptor in handed:
                 os.close(descriptor)
         processes = []
-        for number, name, (ours, _), mailbox in zip(numbers, command["folders"], pairs, boxes, strict=True):
-            folder = PrivateFolder(self._folder and os.path.join(self._folder, name), self._changes)
-            process = SessionProcess(number, ours, limits, self, folder, mailbox)
+        for number, path, (ours, _), mailbox in zip(numbers, paths, pairs, boxes, strict=True):
+            files = SessionFiles(path, self._changes)
+            process = SessionProcess(number, ours, limits, self, files, mailbox)
             self._processes[number] = process
             processes.append(process)
         return processes
@@ -334,7 +363,9 @@ class Template:
             self._loaded.exception()  # seen: there may be no waiter any more
         for process in list(self._processes.values()):
             process.reported.set()
-        self._on_close()
+        if self._folders is not None and self._folder is not None:
+            self._folders.remove_of_template(self._folder)
+        self._on_close(self)
 
     def _read(self) -> None:
         try:
@@ -346,12 +377,14 @@ class Template:
             message = None
         if not isinstance(message, dict):
             self.close()
-        elif not self._loaded.done():
+        elif self._handle is None:
             if pid is None:
                 self.close()
-                return
-            self._handle = ProcessHandle(pid)
+            else:
+                self._handle = ProcessHandle(pid)
+        elif not self._loaded.done():
             if message.get("ready") is True:
+                self.loaded_bytes = resident(self._handle.pid)
                 self._loaded.set_result(None)
             else:
                 self._loaded.set_exception(LoadRejectedError(str(message.get("rejected"))[:2000]))
@@ -362,6 +395,9 @@ class Template:
         if "failed" in message:
             print(f"astra_sandbox: a template failed: {str(message['failed'])[:300]!a}", file=sys.stderr)
         number, status, cpu = message.get("ended"), message.get("status"), message.get("cpu")
+        folder = self._session_folders.pop(number, None) if isinstance(number, int) else None
+        if folder is not None and self._folders is not None:
+            self._folders.remove(folder)
         if isinstance(number, int) and isinstance(status, int) and isinstance(cpu, int | float):
             process = self._processes.get(number)
             if process is not None:
@@ -382,6 +418,7 @@ class Templates:
         self._zygotes: dict[int, Zygote] = {first.variant: first}
         self._templates: OrderedDict[tuple[str, int], asyncio.Task[Template]] = OrderedDict()
         self._keep = keep
+        self.running: set[Template] = set()  # loading or loaded
 
     async def get(self, toolset: StoredToolset, variant: int) -> Template:
         """The template of a toolset. Raises LoadRejectedError, WorkerLostError."""
@@ -422,6 +459,7 @@ class Templates:
                 zygote = self._zygotes[variant] = self._nursery.launch(variant)
             except ZygoteError as error:
                 raise WorkerLostError(f"no zygote: {error}") from None
+        folders = self._nursery.folders
         order: dict[str, Any] = {
             "tools": toolset.names,
             "stateless": toolset.stateless,
@@ -431,18 +469,26 @@ class Templates:
                 "scratch_bytes": SCRATCH_BYTES,
             },
             "folder": [secrets.token_hex(16), *(["variant", str(variant)] if variant else [])],
+            "made": folders is not None,
         }
+        try:
+            folder = None if folders is None else folders.make_for_template(order["folder"])
+        except OSError as error:
+            raise WorkerLostError(f"no folder for a template: {error}") from None
         try:
             control = zygote.order(order, toolset.source)
         except OSError as error:
             zygote.close()
+            if folders is not None and folder is not None:
+                folders.remove_of_template(folder)
             raise WorkerLostError(f"the zygote is gone: {error}") from None
-        scratch = self._nursery.visible_scratch
-        top = scratch and os.path.join(scratch, order["folder"][0])
-        folder = scratch and os.path.join(scratch, *order["folder"])
-        template = Template(toolset, control, folder, functools.partial(_clear, top), self._changes, self._rounds)
+        ended = self.running.discard
+        template = Template(toolset, control, folders, folder, ended, self._changes, self._rounds)
+        self.running.add(template)
         try:
             await template.wait_loaded()
+        except MemoryShortError:
+            raise
         except WorkerLostError:
             if not zygote.alive:
                 raise  # no fault of the source
@@ -474,12 +520,6 @@ class Templates:
                 task.cancel()
         for zygote in self._zygotes.values():
             zygote.close()
-
-
-def _clear(folder: str | None) -> None:
-    """Removes what a template and its sessions left, where this process can see it."""
-    if folder is not None:
-        asyncio.get_running_loop().run_in_executor(None, remove_tree, folder)
 
 
 def new_session_id() -> str:

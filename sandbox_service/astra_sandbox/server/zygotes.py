@@ -5,7 +5,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import signal
 import socket
 import struct
@@ -18,6 +17,8 @@ from typing import Any, Literal
 
 from astra_sandbox.limits import MAXIMUM
 from astra_sandbox.server import containment, seccomp
+from astra_sandbox.server.folders import LOCK, PrivateFolders, overrides_modes, remove_tree
+from astra_sandbox.worker import confine, enclosure
 
 Containment = Literal["auto", "namespaces", "process"]
 
@@ -27,7 +28,7 @@ _KINDS: dict[str, tuple[str, ...]] = {
     "process": ("process",),
 }
 _MEANING = {"namespaces": "bubblewrap", "jail": "user namespace with a root folder of its own", "process": "process"}
-_PREFIX, _LOCK = "astra-sandbox-", "lock"
+_PREFIX = "astra-sandbox-"
 MAX_VARIANT = 7
 _CLOCK_STEP = 37 * 86400 + 12345.678  # seconds between the clocks of two variants
 _START_SECONDS = 60.0  # on a node that is very busy
@@ -41,15 +42,22 @@ class ZygoteError(Exception):
 
 @dataclass
 class Nursery:
-    """What zygotes of one server share: the wanted containment, seccomp programs, a folder for private directories."""
+    """What zygotes of one server share: the wanted containment, seccomp programs, private folders.
+
+    `folders`: those, once a zygote runs; None where templates have a file system of their own for them.
+    """
 
     wanted: Containment = "auto"
     library: Path | None = None  # Python's library as an archive, where it need not be written first
     missing: list[str] = field(default_factory=list)  # measures that this machine lacks, for people
 
     def __post_init__(self) -> None:
+        self.folders: PrivateFolders | None = None
         self._scratch: str | None = None
+        self._change_user = containment.may_change_user()
         self._kinds = _KINDS[self.wanted]
+        if not confine.landlock_version():  # what bubblewrap makes is shared by the sessions of a toolset then
+            self._kinds = tuple(sorted(self._kinds, key=("jail", "namespaces", "process").index))
         try:
             self.filters = seccomp.filters()
         except (ImportError, OSError, RuntimeError) as error:
@@ -59,9 +67,9 @@ class Nursery:
     def launch(self, variant: int) -> "Zygote":
         """Starts a zygote, in namespaces if wanted and possible. Blocks for about 0.1 s. Raises ZygoteError."""
         kinds: dict[str, Callable[[int], containment.Placement]] = {
-            "namespaces": lambda fd: containment.namespaces(fd, variant),
-            "jail": lambda fd: containment.jail(fd, variant, self._scratch_folder(), self.library),
-            "process": lambda fd: containment.process(fd, variant, self._scratch_folder()),
+            "namespaces": lambda fd: containment.namespaces(fd, variant, self._change_user),
+            "jail": lambda fd: self._jail(fd, variant),
+            "process": lambda fd: containment.process(fd, variant, self._change_user, self._scratch_folder()),
         }
         failures = []
         for kind in list(self._kinds):
@@ -72,8 +80,19 @@ class Nursery:
                 continue
             self.missing += failures
             self._kinds = (kind,)  # the next ones get the same
+            if self.folders is None and kind != "namespaces":
+                scratch = self._scratch_folder()
+                user = containment.NOBODY if zygote.placement.drop_user else os.geteuid()
+                top = os.path.join(scratch, "root", "scratch") if kind == "jail" else scratch
+                self.folders = PrivateFolders(top, user)
             return zygote
         raise ZygoteError("; ".join(failures))
+
+    def _jail(self, control_fd: int, variant: int) -> containment.Placement:
+        """Sessions in a jail may be this process's user, and no Landlock holds them: modes have to, and not bind us."""
+        if not self._change_user and not overrides_modes() and not _own_user():
+            raise OSError("the kernel gives no user namespace")
+        return containment.jail(control_fd, variant, self._change_user, self._scratch_folder(), self.library)
 
     def close(self) -> None:
         """Removes what sessions left; in namespaces nothing is left."""
@@ -82,21 +101,32 @@ class Nursery:
         remove_tree(self._scratch)
         os.close(self._lock)
 
-    @property
-    def visible_scratch(self) -> str | None:
-        """Where this process sees the private directories, if it does: not in file systems that templates have."""
-        if self._scratch is None or self._kinds == ("namespaces",):
-            return None
-        return os.path.join(self._scratch, "root", "scratch") if self._kinds == ("jail",) else self._scratch
-
     def _scratch_folder(self) -> str:
         if self._scratch is None:
             _remove_abandoned()
             self._scratch = tempfile.mkdtemp(prefix=_PREFIX)
-            self._lock = os.open(os.path.join(self._scratch, _LOCK), os.O_CREAT | os.O_RDWR, 0o600)
+            self._lock = os.open(os.path.join(self._scratch, LOCK), os.O_CREAT | os.O_RDWR, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX)  # while this process lives
-            os.chmod(self._scratch, 0o1333)  # its folders have unguessable names, and nobody can list them
+            os.chmod(self._scratch, 0o711)
         return self._scratch
+
+
+def _own_user() -> bool:
+    """Enters a user namespace, after a child process has seen that modes do not bind it there."""
+    with tempfile.TemporaryDirectory() as folder:
+        closed = os.path.join(folder, "closed")
+        os.mkdir(closed, 0o100)
+        child = os.fork()
+        if child == 0:
+            try:
+                enclosure.own_user()
+                os.mkdir(os.path.join(closed, "made"))
+                os._exit(0)
+            finally:
+                os._exit(1)
+        works = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        os.chmod(closed, 0o700)
+    return works and enclosure.own_user()
 
 
 def _remove_abandoned() -> None:
@@ -105,30 +135,12 @@ def _remove_abandoned() -> None:
         if not entry.name.startswith(_PREFIX):
             continue
         with contextlib.suppress(OSError):  # not ours, in use, or just removed by another
-            lock = os.open(os.path.join(entry.path, _LOCK), os.O_RDWR)
+            lock = os.open(os.path.join(entry.path, LOCK), os.O_RDWR)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 remove_tree(entry.path)
             finally:
                 os.close(lock)
-
-
-def remove_tree(top: str) -> None:
-    """Removes a tree whose folders may not be listed, from the top: each is opened before it is entered.
-
-    A lock goes last: without it nobody would finish what was interrupted.
-    """
-    for folder, _, _ in os.walk(top):
-        with contextlib.suppress(OSError):
-            os.chmod(folder, 0o700)
-            for entry in list(os.scandir(folder)):
-                if entry.is_dir(follow_symlinks=False):
-                    os.chmod(entry, 0o700)
-    with contextlib.suppress(OSError):
-        for entry in list(os.scandir(top)):
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry, ignore_errors=True)
-    shutil.rmtree(top, ignore_errors=True)
 
 
 class Zygote:

@@ -12,6 +12,7 @@ import resource
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
 _SIGKILL = 9
+_CREATE_RULESET = 444  # landlock_create_ruleset
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
@@ -48,16 +49,21 @@ def die_with_parent() -> None:
     _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
 
 
+def landlock_version() -> int:
+    """Of the kernel's interface; 0 without Landlock."""
+    return max(0, int(_libc.syscall(_CREATE_RULESET, None, 0, 1)))
+
+
 class FileView:
     """Landlock: the files that a process may see. Without Landlock in the kernel it does nothing."""
 
-    _CREATE, _ADD_RULE, _RESTRICT = 444, 445, 446
+    _ADD_RULE, _RESTRICT = 445, 446
     _READ = 0b1101  # execute, read a file, read a directory
     _FILE_READ = 0b101
     _PATH_BENEATH = 1
 
     def __init__(self, read_only: list[str]) -> None:
-        self._abi = max(0, _libc.syscall(self._CREATE, None, 0, 1))
+        self._abi = landlock_version()
         # rights by ABI: 13 at first, then refer, truncate, (network), device ioctls
         self._all = (1 << {0: 0, 1: 13, 2: 14, 3: 15, 4: 15}.get(self._abi, 16)) - 1
         network = 0b11 if self._abi >= 4 else 0
@@ -76,7 +82,7 @@ class FileView:
         """From now on this process sees the read-only paths and may write below `private`. Raises OSError."""
         if not self._abi:
             return
-        ruleset = _checked(_libc.syscall(self._CREATE, self._attributes, self._size, 0))
+        ruleset = _checked(_libc.syscall(_CREATE_RULESET, self._attributes, self._size, 0))
         own = os.open(private, os.O_PATH | os.O_CLOEXEC)
         for rule in (*self._read_only, self._rule(own, self._all)):
             _checked(_libc.syscall(self._ADD_RULE, ruleset, self._PATH_BENEATH, rule, 0))

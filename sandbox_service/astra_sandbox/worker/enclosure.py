@@ -25,19 +25,24 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def enter_user() -> list[str]:
     """A user namespace, in it others for the network, messages and mounts: what was entered. Keeps the user's ids."""
-    uid, gid = os.getuid(), os.getgid()
-    entered: list[str] = []
-    if _libc.unshare(_FLAGS["user"]) != 0:
-        return entered
-    entered.append("user")
-    _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # else its files in /proc belong to root; it hides itself again later
-    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
-        with contextlib.suppress(OSError), open(f"/proc/self/{name}", "w") as file:
-            file.write(text)  # setgroups: gVisor has the file and refuses it
-    entered += [name for name in ("net", "ipc") if _libc.unshare(_FLAGS[name]) == 0]
+    if not own_user():
+        return []
+    entered = ["user", *(name for name in ("net", "ipc") if _libc.unshare(_FLAGS[name]) == 0)]
     if _libc.unshare(_FLAGS["mnt"]) == 0 and _libc.mount(None, b"/", None, _MS_PRIVATE_REC, None) == 0:
         entered.append("mnt")
     return entered
+
+
+def own_user() -> bool:
+    """Enters a user namespace where the kernel allows: in it this process may do all with what is its user's."""
+    uid, gid = os.getuid(), os.getgid()
+    if _libc.unshare(_FLAGS["user"]) != 0:
+        return False
+    _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # else its files in /proc belong to root; a zygote hides itself again
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        with contextlib.suppress(OSError), open(f"/proc/self/{name}", "w") as file:
+            file.write(text)  # setgroups: gVisor has the file and refuses it
+    return True
 
 
 def keep_capabilities() -> None:
@@ -63,13 +68,13 @@ def jail(root: str) -> None:
             module.__path__ = [path.replace(library, _ARCHIVE) for path in module.__path__]
 
 
-def try_out(scratch: str) -> list[str]:
-    """The namespaces that a template can have to itself: asked of the kernel, in a process that ends at once."""
+def try_out(scratch: str, wanted: tuple[str, ...]) -> list[str]:
+    """Which of the namespaces a template can have to itself: asked of the kernel, in a process that ends at once."""
     pid = os.fork()
     if pid == 0:
         found = 0
         for bit, name in enumerate(_FLAGS):
-            if name in ("mnt", "ipc", "pid") and _libc.unshare(_FLAGS[name]) == 0:
+            if name in wanted and _libc.unshare(_FLAGS[name]) == 0:
                 found |= 1 << bit if name != "mnt" or _mount(scratch, 1 << 20) else 0
         os._exit(found)
     found = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -1,11 +1,12 @@
 """A template: one toolset, loaded once, from which sessions are forked in a fraction of a millisecond.
 
 It talks to the server over a SEQPACKET socket of its own. In: `{"open": [session, ...], "seed", "limits", ...}` with
-one socket a session, and a file of mailboxes where the server looks for replies. Out: `{"ready": true}` or
-`{"rejected": message}` once, then `{"ended", "status", "cpu"}` for every session that is gone, and
+one socket a session, and a file of mailboxes where the server looks for replies. Out: `{"loading": true}`, then
+`{"ready": true}` or `{"rejected": message}`, then `{"ended", "status", "cpu"}` for every session that is gone, and
 `{"failed": message}` before it gives up. When that socket closes, the template and all its sessions die.
 
-It loads under a system-call filter and a file view of its own; each session adds a stricter one.
+It loads under a system-call filter and a file view of its own; each session adds a stricter one. Where the server sees
+the folders it makes them, and nobody else can; a source has none to write in while it loads.
 """
 
 import contextlib
@@ -61,9 +62,15 @@ def main(control: socket.socket, order: dict[str, Any], source: str, confinement
     os.setpgid(0, 0)
     die_with_parent()
     hide_from_peers()
+    control.send(b'{"loading": true}')  # from now on the server knows this process
     directory = os.path.join(confinement.scratch, *order["folder"])
-    os.makedirs(directory)
-    os.chdir(directory)
+    if order["made"]:
+        os.chdir(directory)
+    else:
+        os.makedirs(os.path.dirname(directory), exist_ok=True)
+        os.mkdir(directory, 0o300)  # sessions cannot list it: a sibling's folder has an unguessable name
+        os.mkdir(os.path.join(directory, "empty"), 0o500)
+        os.chdir(os.path.join(directory, "empty"))
     confinement.view.confine(directory)
     confinement.template_filter.install()
     try:
@@ -72,9 +79,8 @@ def main(control: socket.socket, order: dict[str, Any], source: str, confinement
         control.send(_encode_json({"rejected": str(error)}).encode())
         control.recv(1)  # until the server has read it and closes: gVisor may drop what a dead process sent
         os._exit(1)
-    os.chmod(directory, 0o300)  # sessions cannot list it: a sibling's folder has an unguessable name
     try:
-        Template(control, tools, directory, order["stateless"], confinement).run()
+        Template(control, tools, directory, order, confinement).run()
     except BaseException as error:  # the boundary: the server writes it to its log, and starts another template
         control.send(_encode_json({"failed": session.describe(error).decode()}).encode())
         os._exit(1)
@@ -128,10 +134,11 @@ class Template:
         control: socket.socket,
         tools: dict[str, Callable[..., Any]],
         directory: str,
-        stateless: bool,
+        order: dict[str, Any],
         confinement: Confinement,
     ) -> None:
-        self._control, self._tools, self._directory, self._stateless = control, tools, directory, stateless
+        self._control, self._tools, self._directory = control, tools, directory
+        self._stateless, self._made = order["stateless"], order["made"]
         self._confinement = confinement
         self._sessions: dict[int, tuple[int, str]] = {}  # pid -> (the server's number, private directory)
 
@@ -163,7 +170,8 @@ class Template:
         mailboxes = fds.pop() if command["mailboxes"] else None
         for index, (number, name, fd) in enumerate(zip(command["open"], command["folders"], fds, strict=True)):
             directory = os.path.join(self._directory, name)
-            os.mkdir(directory, 0o700)
+            if not self._made:
+                os.mkdir(directory, 0o700)
             pid = os.fork()
             if pid == 0:
                 self._become_session(fd, mailboxes, index, directory, command["seed"], command["limits"])
@@ -209,11 +217,15 @@ class Template:
             if pid not in self._sessions:  # the first process of a namespace inherits orphans
                 continue
             number, directory = self._sessions.pop(pid)
-            try:
-                os.rmdir(directory)  # nearly always empty
-            except OSError:
-                import shutil  # rarely needed, and every session would carry it
-
-                shutil.rmtree(directory, ignore_errors=True)
+            if not self._made:
+                self._remove(directory)
             cpu = round(usage.ru_utime + usage.ru_stime, 3)
             self._control.send(_encode_json({"ended": number, "status": status, "cpu": cpu}).encode())
+
+    def _remove(self, directory: str) -> None:
+        try:
+            os.rmdir(directory)  # nearly always empty
+        except OSError:
+            import shutil  # rarely needed, and every session would carry it
+
+            shutil.rmtree(directory, ignore_errors=True)

@@ -88,7 +88,9 @@ def _enclose(settings: dict[str, Any]) -> tuple[list[str], list[str]]:
         enclosure.jail(settings["jail"])
     else:
         enclosure.regain()
-    return entered, enclosure.try_out(settings["scratch"])
+    # the server makes and watches the folders in a jail: it could not see them in a file system of a template's own
+    wanted = ("ipc", "pid") if settings["jail"] else ("mnt", "ipc", "pid")
+    return entered, enclosure.try_out(settings["scratch"], wanted)
 
 
 def _become_template(order: dict[str, Any], fds: list[int], confinement: template.Confinement, devnull: int) -> None:

@@ -1,0 +1,93 @@
+"""The private folders of templates and sessions: who makes them, who may write beside them, and how they go.
+
+Untrusted code has the user of its siblings, and so would have their rights to a folder that both can reach. Where the
+server sees these folders it makes them itself, in folders in which that user may create nothing: what a session writes
+lies in its own folder or nowhere. For this the server is root, or in a user namespace in which modes do not bind it.
+"""
+
+import asyncio
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+LOCK = "lock"  # in a server's top folder: held while the server lives
+_CAP_DAC_OVERRIDE = 1
+
+
+def capabilities() -> int:
+    """The effective ones of this process, a bit each."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), 16)
+
+
+def overrides_modes() -> bool:
+    """Whether this process may write where the mode of a folder forbids it."""
+    return bool(capabilities() >> _CAP_DAC_OVERRIDE & 1)
+
+
+class PrivateFolders:
+    """Those below `top`. `user`: whom sessions run as."""
+
+    def __init__(self, top: str, user: int) -> None:
+        self._top, self._user = top, user
+        self._shared = user == os.geteuid()
+        # sessions pass through. The last case is the weak one: their rights are the server's, and Landlock holds them
+        self._mode = 0o711 if not self._shared else 0o111 if overrides_modes() else 0o300
+        os.chmod(top, self._mode)
+
+    def make_for_template(self, names: list[str]) -> str:
+        """The folder of a template, from the top down: its sessions get theirs in it. Raises OSError."""
+        path = self._top
+        for name in names:
+            path = os.path.join(path, name)
+            os.mkdir(path)
+            os.chmod(path, self._mode)
+        return path
+
+    def make_for_session(self, template: str, name: str) -> str:
+        """The folder of a session: empty, and its own to write in. Raises OSError."""
+        path = os.path.join(template, name)
+        os.mkdir(path, 0o700)
+        if not self._shared:
+            os.chown(path, self._user, -1)
+        return path
+
+    def remove(self, path: str) -> None:
+        """Removes the folder of a process that is gone."""
+        try:
+            os.rmdir(path)  # nearly always empty
+        except OSError:
+            asyncio.get_running_loop().run_in_executor(None, remove_tree, path)
+
+    def remove_of_template(self, path: str) -> None:
+        """Removes what `make_for_template` made, and all that lies in it."""
+        self.remove(os.path.join(self._top, os.path.relpath(path, self._top).partition(os.sep)[0]))
+
+
+def remove_tree(top: str) -> None:
+    """Removes a folder, however deep its tree is and whatever its modes say; what cannot be removed stays.
+
+    Folders in folders are moved up before they are emptied, so that no path gets long. A lock goes last: without it
+    nobody would finish what was interrupted.
+    """
+    unguessable, moved = secrets.token_hex(16), 0
+    with contextlib.suppress(OSError):
+        os.chmod(top, 0o700)
+        while entries := [entry for entry in os.scandir(top) if entry.name != LOCK]:
+            for entry in entries:
+                if not entry.is_dir(follow_symlinks=False):
+                    os.unlink(entry)
+                    continue
+                os.chmod(entry, 0o700)
+                for inner in list(os.scandir(entry)):
+                    if inner.is_dir(follow_symlinks=False):
+                        os.chmod(inner, 0o700)
+                        moved += 1
+                        os.rename(inner, os.path.join(top, f"{unguessable}-{moved}"))
+                    else:
+                        os.unlink(inner)
+                os.rmdir(entry)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(top, LOCK))
+        os.rmdir(top)
