@@ -3,7 +3,9 @@ or an effect that others feel, and not by what the attack claims.
 """
 
 import asyncio
+import contextlib
 import json
+import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from textwrap import dedent
@@ -93,7 +95,7 @@ PROBES: list[Probe] = []
 SHORT = {  # of each topic the widest, and what was once open
     *("its environment variables", "its files", "the service account token", "its memory through proc"),
     *("their files", "names of processes", "a port of the machine", "mounting", "devices"),
-    *("memory beyond the limit", "a full disk", "outliving the session"),
+    *("notes beside its folder", "memory beyond the limit", "a full disk", "outliving the session"),
     *("an answer to a later call", "patching what encodes results", "not a number"),
 }
 
@@ -396,6 +398,68 @@ def attack(facts):
 """
     await says(arena, leave)
     return secret in await says(arena, take)
+
+
+_NOTES = """
+_PLACES = [
+    *(".", "..", "../..", "../../..", "/", "/tmp", "/dev/shm", "/var/tmp", "/root", "/lib", "/usr/lib", "/run"),
+    *("/scratch", "/scratch/sessions", "/proc/self/cwd", os.path.dirname(os.getcwd())),
+]
+def leave(item):
+    left = []
+    for place in _PLACES:
+        try:
+            with open(f"{place}/leftover-note", "w") as file:
+                file.write(item)
+            left.append(place)
+        except OSError:
+            pass
+    return left
+def find():
+    return _canaries(_read(f"{place}/leftover-note") for place in _PLACES)
+def sign(facts, number):
+    signed = []
+    for path in [*facts["files"], *facts["tokens"], "/", "/python.zip", "/scratch", "..", "../.."]:
+        try:
+            os.utime(path, (number, number))
+            signed.append(path)
+        except OSError:
+            pass
+    return signed
+def signed(facts):
+    times = []
+    for path in [*facts["files"], *facts["tokens"], "/", "/python.zip", "/scratch", "..", "../.."]:
+        try:
+            times.append(int(os.stat(path).st_mtime))
+        except OSError:
+            pass
+    return times
+"""
+
+
+@probe("other sessions")
+async def notes_beside_its_folder(arena: Arena) -> bool:
+    """Read by a sibling of the same toolset, or by a session of another one, wherever it could be left."""
+    secret = canary()
+    writer, sibling = await arena.open(_PRELUDE + _NOTES, 2)
+    stranger = await attacker(arena, "# another toolset\\n" + _NOTES)
+    await writer.call("leave", {"item": secret})
+    found = [await session.call("find") for session in (sibling, stranger)]
+    for session in (writer, sibling, stranger):
+        await session.close()
+    return any(secret in (outcome.text or "") for outcome in found)
+
+
+@probe("other sessions")
+async def notes_in_the_times_of_files(arena: Arena) -> bool:
+    """A number that a session writes as the time of a file that others see too."""
+    number = 1_000_000_000 + secrets.randbelow(1_000_000)
+    writer, reader = await arena.open(_PRELUDE + _NOTES, 2)
+    await writer.call("sign", {"facts": arena.facts, "number": number})
+    outcome = await reader.call("signed", {"facts": arena.facts})
+    for session in (writer, reader):
+        await session.close()
+    return number in json.loads(outcome.text or "[]")
 
 
 @probe("other sessions")
@@ -752,6 +816,123 @@ async def a_full_disk(arena: Arena) -> bool:
     outcome = await session.call("kept")
     await session.close()
     return int(outcome.text or 0) > 256 << 20
+
+
+@probe("resources")
+async def files_without_a_name(arena: Arena) -> bool:
+    """Removed and held open, files are in no folder: can a session keep more than 256 MiB so?"""
+    session = await attacker(
+        arena,
+        """
+        _held = []
+        def fill(part):
+            block = bytes(1 << 20)
+            for number in range(8):
+                try:
+                    name = f"h{part}-{number}"
+                    file = open(name, "wb", buffering=0)
+                    os.unlink(name)
+                    _held.append(file)
+                    for _ in range(15):
+                        file.write(block)
+                except OSError:
+                    break
+            return len(_held)
+        def kept():
+            return sum(os.fstat(file.fileno()).st_blocks * 512 for file in _held)
+        """,
+        call_seconds=15,
+        file_bytes=16 << 20,
+        open_files=64,
+    )
+    for part in range(3):
+        await session.call("fill", {"part": part})
+        await asyncio.sleep(0.5)
+    outcome = await session.call("kept")
+    await session.close()
+    return int(outcome.text or 0) > 256 << 20
+
+
+@probe("resources")
+async def files_in_a_folder_that_cannot_be_listed(arena: Arena) -> bool:
+    """Or that lies deeper than a path reaches: can a session keep more than 256 MiB so?"""
+    session = await attacker(
+        arena,
+        """
+        def fill(part):
+            block = bytes(1 << 20)
+            home = os.getcwd()
+            try:
+                os.mkdir(f"closed{part}", 0o300)
+                os.chdir(f"closed{part}")
+                for _ in range(20 * part):
+                    os.mkdir("d" * 250)
+                    os.chdir("d" * 250)
+            except OSError:
+                pass
+            try:
+                for number in range(128):
+                    with open(f"f{number}", "wb") as file:
+                        file.write(block)
+                    global _written
+                    _written += 1
+            except OSError:
+                pass
+            os.chdir(home)
+            return _written
+        _written = 0
+        def kept():
+            return _written
+        """,
+        call_seconds=15,
+    )
+    for part in range(3):
+        await session.call("fill", {"part": part})
+        await asyncio.sleep(0.5)
+    outcome = await session.call("kept")
+    await session.close()
+    return int(outcome.text or 0) > 256
+
+
+@probe("resources")
+async def files_of_a_source_that_loads(arena: Arena) -> bool:
+    """What a source writes before any of its tools is called: can it keep more than 256 MiB?"""
+    body = """
+        _home, _names = os.getcwd(), []
+        for _number in range(300):
+            try:
+                with open(f"l{_number}", "wb") as _file:
+                    _file.write(bytes(1 << 20))
+                _names.append(f"{_home}/l{_number}")
+            except OSError:
+                break
+        def kept():
+            return sum(os.stat(name).st_size for name in _names)
+        """
+    try:
+        session = await attacker(arena, body)
+    except ToolsetRejected:
+        return False
+    outcome = await session.call("kept")
+    await session.close()
+    return int(outcome.text or 0) > 256 << 20
+
+
+@probe("resources")
+async def a_source_that_never_ends_loading(arena: Arena) -> bool:
+    """It is given up after half a minute: does its process go on?"""
+    name = f"esc-{secrets.token_hex(4)}"
+    body = f"""
+        _libc.prctl(15, b"{name}", 0, 0, 0)
+        while True:
+            pass
+        def tool():
+            return 0
+        """
+    with contextlib.suppress(ToolsetRejected, TimeoutError):
+        await attacker(arena, body)
+    await asyncio.sleep(1)
+    return arena.escaped(name)
 
 
 @probe("resources")

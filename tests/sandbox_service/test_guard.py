@@ -10,7 +10,7 @@ import pytest
 
 from astra_api.records import SessionLimits, ToolError, ToolErrorKind, ToolResult, Toolset
 from astra_sandbox.client import Retry, SandboxClient
-from astra_sandbox.interface import CapacityExhausted, Session
+from astra_sandbox.interface import CapacityExhausted, SandboxError, Session
 from astra_sandbox.server.memory import Memory
 
 SOURCE = """
@@ -24,6 +24,8 @@ def eat(mib):
     return len(KEPT)
 def fine():
     return len(KEPT)
+def who():
+    return os.getpid()
 def fill(mib):
     for number in range(mib):
         with open(f"f{number}", "wb") as file:
@@ -39,6 +41,43 @@ def later():
     signal.setitimer(signal.ITIMER_REAL, 1.5)
 def kept():
     return sum(os.stat(name).st_size for name in os.listdir(".")) >> 20
+def nameless(mib):
+    for number in range(mib):
+        file = open("n", "wb", buffering=0)
+        os.unlink("n")
+        file.write(bytes(1 << 20))
+        KEPT.append(file)
+    return mib
+def close_all():
+    KEPT.clear()
+def hide():
+    os.mkdir("hidden", 0o300)
+    home = os.getcwd()
+    for _ in range(20):
+        os.mkdir("d" * 250)
+        os.chdir("d" * 250)
+    with open("f", "wb") as file:
+        file.write(bytes(1 << 20))
+    os.chdir(home)
+"""
+HOSTILE_WHEN_LOADED = """
+import os, signal
+KEPT = []
+def _eat(*_):
+    KEPT.append(os.urandom(8 << 20))
+signal.signal(signal.SIGALRM, _eat)
+signal.setitimer(signal.ITIMER_REAL, 0.5, 0.02)
+def who():
+    return os.getpid()
+"""
+HUNGRY_AS_IT_LOADS = """
+import os, time
+KEPT = []
+while True:
+    KEPT.append(os.urandom(8 << 20))
+    time.sleep(0.02)
+def who():
+    return os.getpid()
 """
 LIMITS = SessionLimits(call_seconds=60, memory_bytes=1 << 30, file_bytes=2 << 20)
 
@@ -137,3 +176,51 @@ async def test_what_is_written_between_calls_is_seen(
         assert await session.call("later", "{}") == ToolResult(json_text="null")
         await asyncio.sleep(4)  # without a call it would have written 60 MiB
         assert await session.call("kept", "{}") == ToolResult(json_text="0")  # a fresh process: the old one was ended
+
+
+async def test_files_without_a_name_count(tmp_path: Path, server: Any, make_toolset: Callable[..., Toolset]) -> None:
+    toolset = make_toolset(SOURCE, "nameless", "close_all", "fine", state="stateful")
+    async with server(tmp_path) as (address, _), opened(address, toolset) as session:
+        assert await session.call("nameless", '{"mib": 6}') == ToolResult(json_text="6")
+        assert await session.call("close_all", "{}") == ToolResult(json_text="null")
+        assert await session.call("nameless", '{"mib": 7}') == ToolResult(json_text="7")  # the others are gone
+        outcome = await session.call("nameless", '{"mib": 2}')
+        assert isinstance(outcome, ToolError)
+        assert "8 MiB" in outcome.message
+        assert await session.call("fine", "{}") == ToolResult(json_text="7")
+
+
+async def test_hidden_files_are_an_end(tmp_path: Path, server: Any, make_toolset: Callable[..., Toolset]) -> None:
+    toolset = make_toolset(SOURCE, "hide", state="stateful")
+    async with server(tmp_path) as (address, _), opened(address, toolset) as session:
+        outcome = await session.call("hide", "{}")
+        assert isinstance(outcome, ToolError)
+        assert (outcome.kind, outcome.ended_process) == (ToolErrorKind.RAISED, True)
+        assert "cannot be looked at" in outcome.message
+
+
+@pytest.mark.parametrize("hostile", [HOSTILE_WHEN_LOADED, HUNGRY_AS_IT_LOADS], ids=["loaded", "loading"])
+async def test_a_source_that_takes_the_memory_ends_and_no_session_of_another(
+    tmp_path: Path, server: Any, make_toolset: Callable[..., Toolset], hostile: str
+) -> None:
+    memory = Memory()
+    if memory.limit - memory.used() < 2 << 30:
+        pytest.skip("2 GiB of free memory are needed")
+    limit = str(int((memory.used() + (600 << 20)) / 0.9))
+    async with server(tmp_path, "--memory-limit", limit) as (address, process):
+        client = SandboxClient([address], retry=Retry(budget=3))
+        (modest,) = await client.open_sessions(make_toolset(SOURCE, "eat", "who", state="stateful"), 1, limits=LIMITS)
+        before = await modest.call("who", "{}")
+        assert await modest.call("eat", '{"mib": 5}') == ToolResult(json_text="5")
+        with pytest.raises(SandboxError):  # it does not load, or is ended and then answers from another process
+            await _call_on(client, make_toolset(hostile, "who"))
+        assert process.returncode is None
+        assert await modest.call("who", "{}") == before
+        await client.close()
+
+
+async def _call_on(client: SandboxClient, toolset: Toolset) -> None:
+    (session,) = await client.open_sessions(toolset, 1, limits=LIMITS)
+    while True:
+        await session.call("who", "{}")
+        await asyncio.sleep(0.1)

@@ -1,6 +1,8 @@
 """Templates over real zygotes: whose fault it is that one does not come up."""
 
+import asyncio
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -76,3 +78,22 @@ async def test_a_zygote_that_is_killed_while_sources_load_is_no_fault_of_theirs(
     assert await opened(templates, stored(make_toolset, GOOD)) == 2
     assert len(set(orders)) == 2, "the zygote was replaced once"
     templates.close()
+
+
+async def test_a_source_that_loads_for_ever_is_ended(
+    nursery: Nursery, monkeypatch: pytest.MonkeyPatch, make_toolset: Callable[..., Toolset]
+) -> None:
+    monkeypatch.setattr("astra_sandbox.server.templates._LOAD_SECONDS", 1.0)
+    zygote = nursery.launch(0)
+    templates = Templates(nursery, zygote, Changes())
+    with pytest.raises(LoadRejectedError, match="takes more than 1 s to load"):
+        await opened(templates, stored(make_toolset, "while True: pass\ndef tool(): ..."))
+    async with asyncio.timeout(5):
+        while _children(zygote.pid):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    assert await opened(templates, stored(make_toolset, GOOD)) == 2
+    templates.close()
+
+
+def _children(pid: int) -> str:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text()

@@ -7,8 +7,10 @@ lies in its own folder or nowhere. For this the server is root, or in a user nam
 
 import asyncio
 import contextlib
+import itertools
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 LOCK = "lock"  # in a server's top folder: held while the server lives
@@ -71,23 +73,27 @@ def remove_tree(top: str) -> None:
     Folders in folders are moved up before they are emptied, so that no path gets long. A lock goes last: without it
     nobody would finish what was interrupted.
     """
-    unguessable, moved = secrets.token_hex(16), 0
+    names = (os.path.join(top, f"{secrets.token_hex(16)}") for _ in itertools.count())
     with contextlib.suppress(OSError):
         os.chmod(top, 0o700)
         while entries := [entry for entry in os.scandir(top) if entry.name != LOCK]:
             for entry in entries:
-                if not entry.is_dir(follow_symlinks=False):
-                    os.unlink(entry)
-                    continue
-                os.chmod(entry, 0o700)
-                for inner in list(os.scandir(entry)):
-                    if inner.is_dir(follow_symlinks=False):
-                        os.chmod(inner, 0o700)
-                        moved += 1
-                        os.rename(inner, os.path.join(top, f"{unguessable}-{moved}"))
-                    else:
-                        os.unlink(inner)
-                os.rmdir(entry)
+                with contextlib.suppress(FileNotFoundError):  # somebody else removed it
+                    _remove_shallow(entry, names)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(top, LOCK))
         os.rmdir(top)
+
+
+def _remove_shallow(entry: os.DirEntry[str], names: Iterator[str]) -> None:
+    if not entry.is_dir(follow_symlinks=False):
+        os.unlink(entry)
+        return
+    os.chmod(entry, 0o700)
+    for inner in list(os.scandir(entry)):
+        if inner.is_dir(follow_symlinks=False):
+            os.chmod(inner, 0o700)
+            os.rename(inner, next(names))
+        else:
+            os.unlink(inner)
+    os.rmdir(entry)

@@ -8,9 +8,10 @@ during its calls and between them; the session looks after each.
 """
 
 import asyncio
+import time
 
 from astra_sandbox.server.disks import Changes
-from astra_sandbox.server.memory import Memory
+from astra_sandbox.server.memory import Memory, resident
 from astra_sandbox.server.sessions import ServerSession
 from astra_sandbox.server.templates import Templates
 
@@ -20,6 +21,7 @@ _SHED = (
 )
 _EVERY = 0.1  # seconds
 _DISK_EVERY = 0.3
+_DYING_SECONDS = 1.0
 
 
 class Guard:
@@ -30,6 +32,7 @@ class Guard:
     ) -> None:
         self._sessions, self._memory, self._templates, self._disks = sessions, memory, templates, disks
         self.memory_scarce = False
+        self._ended: tuple[int | None, float] = (None, 0.0)  # whom memory ended last, and when
 
     async def watch(self) -> None:
         """Looks at memory ten times a second, at disks three times."""
@@ -49,13 +52,18 @@ class Guard:
                 disk_due = loop.time() + max(_DISK_EVERY, 4 * (loop.time() - start))  # a fifth of a core at most
 
     def _end_greediest(self) -> None:
+        pid, when = self._ended
+        if resident(pid) and time.monotonic() - when < _DYING_SECONDS:
+            return  # its memory is not free yet: no other need end for that
         sessions = {session: session.memory() for session in self._sessions.values()}
         templates = {template: template.memory() for template in self._templates.running}
         session = max(sessions, key=lambda one: sessions[one], default=None)
         template = max(templates, key=lambda one: templates[one], default=None)
         if template is not None and (session is None or templates[template] > sessions[session]):
+            self._ended = template.pid, time.monotonic()
             template.end_for_memory()
         elif session is not None:
+            self._ended = session.process_id, time.monotonic()
             session.end_process("memory", "the pod ran short of memory, and this session used most of it")
 
     def _look_at_disks(self) -> None:

@@ -34,8 +34,8 @@ class Memory:
         return self.used() / self.limit
 
 
-def resident(pid: int) -> int:
-    """Bytes that a process holds in memory, but for files that others share."""
+def resident(pid: int | None) -> int:
+    """Bytes that a process holds in memory, but for files that others share; 0 if it is gone."""
     try:
         _, resident, shared = (int(part) for part in Path(f"/proc/{pid}/statm").read_text().split()[:3])
     except (OSError, ValueError):

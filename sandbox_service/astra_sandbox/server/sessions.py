@@ -120,6 +120,11 @@ class ServerSession:
         """Why its process keeps too much in files, if it does: more than four of the largest."""
         return self._process.disk_fault(4 * self._limits.file_bytes) if self._process else None
 
+    @property
+    def process_id(self) -> int | None:
+        """The process that runs the calls, if there is one now."""
+        return self._process.pid if self._process else None
+
     def memory(self) -> int:
         """Bytes that its process holds beyond those that it began with."""
         return self._process.memory() if self._process else 0

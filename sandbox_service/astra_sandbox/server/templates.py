@@ -94,7 +94,7 @@ class SessionProcess:
 
     def memory(self) -> int:
         """Bytes that it holds, beyond those that its template was loaded with."""
-        return max(0, resident(self.pid) - self.template.loaded_bytes) if self.pid else 0
+        return max(0, resident(self.pid) - self.template.loaded_bytes)
 
     @property
     def answered(self) -> bool:
@@ -253,7 +253,7 @@ class Template:
 
     def memory(self) -> int:
         """Bytes that it took since it was loaded, or takes as it loads: more than a little is a source's doing."""
-        return max(0, resident(self.pid) - self.loaded_bytes) if self.pid else 0
+        return max(0, resident(self.pid) - self.loaded_bytes)
 
     def end_for_memory(self) -> None:
         """Ends it, and its sessions: the pod runs short of memory, and this one took most."""
