@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from astra_api.records import Toolset
 from astra_sandbox.limits import DEFAULT
 from astra_sandbox.server.disks import Changes
-from astra_sandbox.server.rounds import Rounds, mailboxes
+from astra_sandbox.server.rounds import Rounds, new_mailbox
 from astra_sandbox.server.sessions import ServerSession
 from astra_sandbox.server.templates import Templates
 from astra_sandbox.server.toolsets import StoredToolset
@@ -63,14 +63,11 @@ def test_any_bytes_give_a_reply_none_or_an_error(data: bytes) -> None:
 
 
 async def test_nobody_can_cut_the_servers_memory_short() -> None:
-    file, ends = mailboxes(3)
-    for size in (0, SIZE, 4 * SIZE):
+    file, _ = new_mailbox()
+    for size in (0, 2 * SIZE):
         with pytest.raises(PermissionError):
             os.ftruncate(file, size)
     os.close(file)
-    assert len(ends) == 3
-    assert ends[0].put(1, Kind.RESULT, b"one")
-    assert not ends[1].holds(1), "each has its own part"
 
 
 SOURCE = """
@@ -109,6 +106,16 @@ def lie():
     mailbox, nonce = _mailbox()
     mailbox.put(nonce, 2, b"{not json")
     time.sleep(60)
+def reach():
+    mailbox, _ = _mailbox()
+    own = (ctypes.c_char * len(mailbox._memory)).from_buffer(mailbox._memory)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mremap.restype = ctypes.c_void_p
+    libc.mremap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int]
+    larger = libc.mremap(ctypes.addressof(own), 0, 8 * len(own), 1)  # of no size: a second mapping beside the first
+    if larger in (None, ctypes.c_void_p(-1).value):
+        return "refused"
+    return ctypes.string_at(larger + len(own), 200).decode(errors="replace")
 """
 Opened = Callable[[int], Awaitable[list[ServerSession]]]
 NAMES = [line[4 : line.index("(")] for line in SOURCE.splitlines() if line.startswith("def ") and line[4] != "_"]
@@ -176,6 +183,15 @@ async def test_every_kind_of_reply_is_found(opened: Opened) -> None:
         ("7", False),
     ]
     assert await asyncio.gather(*(use(session) for session in sessions)) == [expected] * 8
+
+
+async def test_nobody_reads_what_others_are_answered(opened: Opened) -> None:
+    """A mapping can be made larger than it was, as long as its file is."""
+    sessions = await opened(4)
+    replies = await asyncio.gather(*(call(session, "text", '{"length": 90}') for session in sessions))
+    assert replies == [(f'"{"x" * 90}"', False)] * 4
+    reached = [await call(session, "reach") for session in sessions]
+    assert not [text for text, _ in reached if "xxxx" in text]
 
 
 @pytest.mark.parametrize("hostile", ["forge", "foretell", "lie"])

@@ -30,20 +30,20 @@ class Called(Protocol):
         """Takes the reply, if it is whole."""
 
 
-def mailboxes(count: int) -> tuple[int, list[Mailbox]]:
-    """(a file that holds `count` mailboxes, to be handed over and closed; the server's ends of them). Raises OSError.
+def new_mailbox() -> tuple[int, Mailbox]:
+    """(a file that is a mailbox, to be handed over and closed; the server's end of it). Raises OSError.
 
-    Its size is sealed: a session that could cut it short would end whoever looks.
+    It holds nothing else, as who maps a part of a file can reach for the rest. Its size is sealed: a session that could
+    cut it short would end whoever looks.
     """
-    file = os.memfd_create("mailboxes", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    file = os.memfd_create("mailbox", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        os.ftruncate(file, SIZE * count)
+        os.ftruncate(file, SIZE)
         fcntl.fcntl(file, _F_ADD_SEALS, _F_SEAL_SHRINK | _F_SEAL_GROW | _F_SEAL_SEAL)
-        memory = memoryview(mmap.mmap(file, SIZE * count))
+        return file, Mailbox(mmap.mmap(file, SIZE))
     except OSError:
         os.close(file)
         raise
-    return file, [Mailbox(memory[SIZE * index : SIZE * (index + 1)]) for index in range(count)]
 
 
 class Rounds:

@@ -9,14 +9,14 @@ import secrets
 import socket
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from astra_sandbox.limits import MAXIMUM, Limits
 from astra_sandbox.server.disks import Changes, SessionFiles
 from astra_sandbox.server.folders import PrivateFolders
 from astra_sandbox.server.memory import resident
-from astra_sandbox.server.rounds import Rounds, mailboxes
+from astra_sandbox.server.rounds import Rounds, new_mailbox
 from astra_sandbox.server.toolsets import StoredToolset
 from astra_sandbox.server.zygotes import (
     MAX_VARIANT,
@@ -316,12 +316,13 @@ class Template:
         for ours, _ in pairs:  # before the first session can speak: credentials are added as a message is sent
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             ours.setblocking(False)
-        boxes: Sequence[Mailbox | None] = [None] * count
+        boxes: list[Mailbox | None] = [None] * count
         handed = [theirs.detach() for _, theirs in pairs]
         try:
             if self.rounds is not None:
-                memory, boxes = mailboxes(count)
-                handed.append(memory)
+                for index in range(count):
+                    file, boxes[index] = new_mailbox()
+                    handed.append(file)
             while self.alive:
                 try:
                     socket.send_fds(self._control, [json.dumps(command).encode()], handed)

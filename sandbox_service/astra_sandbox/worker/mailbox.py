@@ -11,7 +11,7 @@ import struct
 
 from astra_sandbox.worker.frames import KINDS, FrameError, Kind
 
-SIZE = max(1 << 13, mmap.PAGESIZE)  # bytes; a multiple of the page size, as each session maps its own alone
+SIZE = max(1 << 13, mmap.PAGESIZE)  # bytes; a multiple of the page size
 _NONCE_SIZE = 8
 _REST = struct.Struct("<IIB")  # length of the body, checksum of kind and body, kind
 _HEAD = _NONCE_SIZE + _REST.size

@@ -1,7 +1,7 @@
 """A template: one toolset, loaded once, from which sessions are forked in a fraction of a millisecond.
 
 It talks to the server over a SEQPACKET socket of its own. In: `{"open": [session, ...], "seed", "limits", ...}` with
-one socket a session, and a file of mailboxes where the server looks for replies. Out: `{"loading": true}`, then
+one socket a session, then a mailbox each where the server looks for replies. Out: `{"loading": true}`, then
 `{"ready": true}` or `{"rejected": message}`, then `{"ended", "status", "cpu"}` for every session that is gone, and
 `{"failed": message}` before it gives up. When that socket closes, the template and all its sessions die.
 
@@ -163,33 +163,32 @@ class Template:
                     os._exit(0)  # its sessions die with it
 
     def _obey(self) -> bool:
-        message, fds, _, _ = socket.recv_fds(self._control, _MAX_COMMAND, MAX_BATCH + 1)
+        message, fds, _, _ = socket.recv_fds(self._control, _MAX_COMMAND, 2 * MAX_BATCH)
         if not message:
             return False
         command = _decode_json(message.decode())
-        mailboxes = fds.pop() if command["mailboxes"] else None
-        for index, (number, name, fd) in enumerate(zip(command["open"], command["folders"], fds, strict=True)):
+        count = len(command["open"])
+        mailboxes = fds[count:] if command["mailboxes"] else [None] * count
+        for number, name, fd, mailbox in zip(command["open"], command["folders"], fds, mailboxes, strict=False):
             directory = os.path.join(self._directory, name)
             if not self._made:
                 os.mkdir(directory, 0o700)
             pid = os.fork()
             if pid == 0:
-                self._become_session(fd, mailboxes, index, directory, command["seed"], command["limits"])
+                self._become_session(fd, mailbox, directory, command["seed"], command["limits"])
             self._sessions[pid] = (number, directory)
             os.close(fd)
-        if mailboxes is not None:
-            os.close(mailboxes)
+            if mailbox is not None:
+                os.close(mailbox)
         return True
 
-    def _become_session(
-        self, fd: int, mailboxes: int | None, index: int, directory: str, seed: int, limits: dict[str, int]
-    ) -> NoReturn:
+    def _become_session(self, fd: int, file: int | None, directory: str, seed: int, limits: dict[str, int]) -> NoReturn:
         try:
             signal.set_wakeup_fd(-1)
             die_with_parent()
             os.chdir(directory)
             self._confinement.view.confine(directory)
-            mailbox = None if mailboxes is None else Mailbox(mmap.mmap(mailboxes, SIZE, offset=SIZE * index))
+            mailbox = None if file is None else Mailbox(mmap.mmap(file, SIZE))
             os.closerange(3, fd)
             os.closerange(fd + 1, MAX_FD)
             limit(resource.RLIMIT_AS, self._base + limits["memory_bytes"])
