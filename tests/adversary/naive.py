@@ -86,14 +86,17 @@ def main() -> None:
     held = open(os.environ["NAIVE_FILE"])  # noqa: SIM115 (an open descriptor that sessions inherit is the point)
     os.set_inheritable(held.fileno(), True)
     sessions: dict[str, tuple[int, object, object, dict]] = {}
+    loaded: dict[str, types.ModuleType] = {}  # by source: each session is forked from the same
     spoken = []  # what was said to sessions stays in the server's memory, as in a log
     print(json.dumps(facts), flush=True)
     for line in sys.stdin:
         order = json.loads(line)
         spoken.append(order)
         if "open" in order:
-            module = types.ModuleType("toolset")
-            exec(order["open"], module.__dict__)
+            module = loaded.get(order["open"])
+            if module is None:
+                module = loaded[order["open"]] = types.ModuleType("toolset")
+                exec(order["open"], module.__dict__)
             calls, replies = os.pipe(), os.pipe()
             pid = os.fork()
             if pid == 0:

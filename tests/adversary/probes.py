@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from textwrap import dedent
 
 from adversary.arenas import Arena, Attacker, Outcome, canary
-from astra_sandbox.interface import ToolsetRejected
+from astra_sandbox.interface import SandboxError, ToolsetRejected
 
 Attack = Callable[[Arena], Awaitable[bool]]
 
@@ -451,6 +451,28 @@ async def notes_beside_its_folder(arena: Arena) -> bool:
 
 
 @probe("other sessions")
+async def notes_in_memory_that_forks_share(arena: Arena) -> bool:
+    """Memory that a source maps as it loads, for all processes that are forked from its own."""
+    secret = canary()
+    body = """
+        try:
+            _SHARED = mmap.mmap(-1, 4096)
+        except OSError:
+            _SHARED = bytearray(4096)
+        def leave(item):
+            _SHARED[: len(item)] = item.encode()
+        def find():
+            return _canaries([bytes(_SHARED[:4096])])
+        """
+    writer, sibling = await arena.open(_PRELUDE + dedent(body), 2)
+    await writer.call("leave", {"item": secret})
+    outcome = await sibling.call("find")
+    for session in (writer, sibling):
+        await session.close()
+    return secret in (outcome.text or "")
+
+
+@probe("other sessions")
 async def notes_in_the_times_of_files(arena: Arena) -> bool:
     """A number that a session writes as the time of a file that others see too."""
     number = 1_000_000_000 + secrets.randbelow(1_000_000)
@@ -734,6 +756,41 @@ async def a_fork_bomb(arena: Arena) -> bool:
             return made
         """,
     )
+
+
+@probe("resources")
+async def processes_that_a_source_starts(arena: Arena) -> bool:
+    """In the process that it was loaded in, from which sessions are forked: do hundreds of them live for seconds?"""
+    name = f"esc-{secrets.token_hex(4)}"
+    body = f"""
+        _started = []
+        def _start(*_):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            for _ in range(400):
+                try:
+                    pid = os.fork()
+                except OSError:
+                    break
+                if pid == 0:
+                    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                    _libc.prctl(15, b"{name}", 0, 0, 0)
+                    while True:
+                        time.sleep(60)
+                _started.append(time.monotonic())
+        signal.signal(signal.SIGALRM, _start)
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        def ages():
+            return [time.monotonic() - then for then in _started]
+        """
+    old = 0
+    for _ in range(30):
+        with contextlib.suppress(SandboxError):
+            session = await attacker(arena, body)  # from the same template, while that lives
+            outcome = await session.call("ages")
+            old = max(old, sum(age > 10 for age in json.loads(outcome.text or "[]")))
+            await session.close()
+        await asyncio.sleep(0.5)
+    return old > 100
 
 
 @probe("resources")

@@ -130,11 +130,11 @@ def _written(folder: str) -> tuple[int, int]:
 
 def _nameless(pid: int | None) -> int:
     """Bytes of the files that a process holds open and that have no name any more, where the kernel lets us look."""
-    size = 0
+    sizes: dict[tuple[int, int], int] = {}  # one file may be open more than once
     with contextlib.suppress(OSError):
         for name in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(OSError):
                 file = os.stat(f"/proc/{pid}/fd/{name}")
                 if stat.S_ISREG(file.st_mode) and not file.st_nlink:
-                    size += file.st_blocks * 512
-    return size
+                    sizes[file.st_dev, file.st_ino] = file.st_blocks * 512
+    return sum(sizes.values())

@@ -3,15 +3,18 @@
 Sessions may be promised more memory together than there is (capacity times a session's limit): that is the overcommit.
 Above six tenths of the memory, templates without sessions are ended, one at a time. When less than a tenth is left,
 the session that uses most of it is ended with OUT_OF_MEMORY, and new ones wait; so is a template whose source takes
-most as it loads, or after that. Where sessions write to a disk that nothing else bounds, what each keeps is looked at
-during its calls and between them; the session looks after each.
+most as it loads, or after that. A template with more processes than sessions is ended too. Where sessions write to a
+disk that nothing else bounds, what each keeps is looked at during its calls and between them; the session looks after
+each.
 """
 
 import asyncio
+import sys
 import time
 
 from astra_sandbox.server.disks import Changes
 from astra_sandbox.server.memory import Memory, resident
+from astra_sandbox.server.processes import members_of_groups, running_processes
 from astra_sandbox.server.sessions import ServerSession
 from astra_sandbox.server.templates import Templates
 
@@ -22,6 +25,7 @@ _SHED = (
 _EVERY = 0.1  # seconds
 _DISK_EVERY = 0.3
 _DYING_SECONDS = 1.0
+_STRAYS = 16  # processes of a template that no session accounts for
 
 
 class Guard:
@@ -32,12 +36,13 @@ class Guard:
     ) -> None:
         self._sessions, self._memory, self._templates, self._disks = sessions, memory, templates, disks
         self.memory_scarce = False
+        self._others = 0  # processes of the machine that are none of ours, when groups were counted last
         self._ended: tuple[int | None, float] = (None, 0.0)  # whom memory ended last, and when
 
     async def watch(self) -> None:
         """Looks at memory ten times a second, at disks three times."""
         loop = asyncio.get_running_loop()
-        disk_due = 0.0
+        disk_due = processes_due = 0.0
         while True:
             await asyncio.sleep(_EVERY)
             share = self._memory.share()
@@ -50,6 +55,10 @@ class Guard:
                 with self._disks.read_once():
                     self._look_at_disks()
                 disk_due = loop.time() + max(_DISK_EVERY, 4 * (loop.time() - start))  # a fifth of a core at most
+            if loop.time() >= processes_due:
+                start = loop.time()
+                self._look_at_processes()
+                processes_due = loop.time() + 4 * (loop.time() - start)
 
     def _end_greediest(self) -> None:
         pid, when = self._ended
@@ -65,6 +74,18 @@ class Guard:
         elif session is not None:
             self._ended = session.process_id, time.monotonic()
             session.end_process("memory", "the pod ran short of memory, and this session used most of it")
+
+    def _look_at_processes(self) -> None:
+        others = running_processes() - sum(template.processes for template in self._templates.running)
+        if others <= self._others + _STRAYS:
+            self._others = min(others, self._others)
+            return
+        self._others = others
+        members = members_of_groups()
+        for template in list(self._templates.running):
+            if template.pid and members[template.pid] > template.processes + _STRAYS:
+                print("astra_sandbox: a source started processes of its own; its template is ended", file=sys.stderr)
+                template.close()
 
     def _look_at_disks(self) -> None:
         for session in list(self._sessions.values()):

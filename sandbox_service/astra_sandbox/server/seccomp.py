@@ -18,15 +18,16 @@ _ESCAPE = """
     fanotify_init lookup_dcookie nfsservctl vhangup iopl ioperm modify_ldt
 """  # tracing, other processes, namespaces, mounts, kernel surface
 _REACH = """
-    socket shmget shmat shmctl msgget msgsnd msgrcv msgctl semget semop semtimedop semctl mq_open mq_unlink
-    memfd_create memfd_secret execve execveat mknod mknodat
-"""  # the network, devices, and memory or messages that outlive a process
+    socket sendmsg sendmmsg shmget shmat shmctl msgget msgsnd msgrcv msgctl semget semop semtimedop semctl mq_open
+    mq_unlink memfd_create memfd_secret execve execveat mknod mknodat
+"""  # the network, devices, files on their way to nobody, and memory or messages that outlive a process
 _MODES = """
     chmod fchmod fchmodat fchmodat2 chown lchown fchown fchownat setxattr lsetxattr fsetxattr setxattrat removexattr
     lremovexattr fremovexattr removexattrat
 """  # modes (access lists too) keep the same user's sessions out of each other's folders
 _TIMES = " utime utimes futimesat utimensat"  # of a library's file they would be a note to other sessions
 _TMPFILE = 0o20000000  # of O_TMPFILE: a file that never had a name
+_SHARED_MEMORY = 0x21  # MAP_SHARED and MAP_ANONYMOUS: sessions would share what their source mapped as it loaded
 _THREAD = 0x00010000  # CLONE_THREAD
 _NAMESPACES = 0x7E020080  # every CLONE_NEW* flag
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
@@ -58,6 +59,7 @@ def _export(*, template: bool) -> bytes:
     if template:
         deny(_ESCAPE + _REACH + _MODES + _TIMES)
         deny("clone3 openat2", seccomp.ERRNO(errno.ENOSYS))
+        deny("mmap", denied, seccomp.Arg(3, seccomp.MASKED_EQ, _SHARED_MEMORY, _SHARED_MEMORY))
         for name, flags in (("open", 1), ("openat", 2)):
             unsupported = seccomp.ERRNO(errno.EOPNOTSUPP)
             deny(name, unsupported, seccomp.Arg(flags, seccomp.MASKED_EQ, _TMPFILE, _TMPFILE))

@@ -9,22 +9,21 @@ import secrets
 import socket
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from astra_sandbox.limits import MAXIMUM, Limits
 from astra_sandbox.server.disks import Changes, SessionFiles
 from astra_sandbox.server.folders import PrivateFolders
 from astra_sandbox.server.memory import resident
+from astra_sandbox.server.processes import ProcessHandle, receive_with_pid
 from astra_sandbox.server.rounds import Rounds, new_mailbox
 from astra_sandbox.server.toolsets import StoredToolset
 from astra_sandbox.server.zygotes import (
     MAX_VARIANT,
     Nursery,
-    ProcessHandle,
     Zygote,
     ZygoteError,
-    receive_with_pid,
 )
 from astra_sandbox.worker.frames import HEADER, FrameError, FrameReader, Kind, encode
 from astra_sandbox.worker.mailbox import Mailbox
@@ -227,7 +226,7 @@ class Template:
         self.rounds = rounds
         self.loaded_bytes = 0  # of memory, once it is loaded: what every session begins with
         self._folders, self._folder, self._on_close, self._changes = folders, folder, on_close, changes
-        self._session_folders: dict[int, str] = {}  # by number, while the session's process may live
+        self._forked: dict[int, str | None] = {}  # folders of the sessions whose processes may live, by number
         self.alive = True
         self.forked = False  # it has forked sessions
         self._processes: dict[int, SessionProcess] = {}
@@ -250,6 +249,11 @@ class Template:
     @property
     def pid(self) -> int | None:
         return self._handle.pid if self._handle else None
+
+    @property
+    def processes(self) -> int:
+        """How many there may be of it: itself, and sessions of whose end it has not told."""
+        return 1 + len(self._forked)
 
     def memory(self) -> int:
         """Bytes that it took since it was loaded, or takes as it loads: more than a little is a source's doing."""
@@ -308,10 +312,10 @@ class Template:
                 "output_bytes": limits.output_bytes,
             },
         }
-        paths: list[str | None] = [None] * count
+        paths: Sequence[str | None] = [None] * count
         if self._folders is not None and self._folder is not None:
-            for index, (number, name) in enumerate(zip(numbers, command["folders"], strict=True)):
-                paths[index] = self._session_folders[number] = self._folders.make_for_session(self._folder, name)
+            paths = [self._folders.make_for_session(self._folder, name) for name in command["folders"]]
+        self._forked.update(zip(numbers, paths, strict=True))
         pairs = [socket.socketpair() for _ in range(count)]
         for ours, _ in pairs:  # before the first session can speak: credentials are added as a message is sent
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -396,7 +400,7 @@ class Template:
         if "failed" in message:
             print(f"astra_sandbox: a template failed: {str(message['failed'])[:300]!a}", file=sys.stderr)
         number, status, cpu = message.get("ended"), message.get("status"), message.get("cpu")
-        folder = self._session_folders.pop(number, None) if isinstance(number, int) else None
+        folder = self._forked.pop(number, None) if isinstance(number, int) else None
         if folder is not None and self._folders is not None:
             self._folders.remove(folder)
         if isinstance(number, int) and isinstance(status, int) and isinstance(cpu, int | float):

@@ -5,9 +5,7 @@ import contextlib
 import fcntl
 import json
 import os
-import signal
 import socket
-import struct
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -18,6 +16,7 @@ from typing import Any, Literal
 from astra_sandbox.limits import MAXIMUM
 from astra_sandbox.server import containment, seccomp
 from astra_sandbox.server.folders import LOCK, PrivateFolders, overrides_modes, remove_tree
+from astra_sandbox.server.processes import receive_with_pid
 from astra_sandbox.worker import confine, enclosure
 
 Containment = Literal["auto", "namespaces", "process"]
@@ -33,7 +32,6 @@ MAX_VARIANT = 7
 _CLOCK_STEP = 37 * 86400 + 12345.678  # seconds between the clocks of two variants
 _START_SECONDS = 60.0  # on a node that is very busy
 _MAX_MESSAGE = 1 << 16
-_CREDENTIALS = struct.Struct("3i")
 
 
 class ZygoteError(Exception):
@@ -212,49 +210,3 @@ class Zygote:
         self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(5)
-
-
-def receive_with_pid(sock: socket.socket) -> tuple[bytes, int | None]:
-    """One message and the sender's process id, as the kernel translates it into this process's namespace."""
-    data, control, _, _ = sock.recvmsg(_MAX_MESSAGE, socket.CMSG_SPACE(_CREDENTIALS.size))
-    for level, kind, payload in control:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
-            pid = _CREDENTIALS.unpack(payload[: _CREDENTIALS.size])[0]
-            return data, pid if pid > 0 else None
-    return data, None
-
-
-class ProcessHandle:
-    """A process of the untrusted side that can be killed safely: by pidfd, where the kernel has it."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        try:
-            self._fd: int | None = os.pidfd_open(pid)
-        except OSError:  # gVisor of 2022 has no pidfd
-            self._fd = None
-
-    @property
-    def pid(self) -> int:
-        return self._pid
-
-    def kill(self) -> None:
-        """SIGKILL; nothing if it is gone."""
-        with contextlib.suppress(ProcessLookupError):
-            if self._fd is not None:
-                signal.pidfd_send_signal(self._fd, signal.SIGKILL)
-            else:
-                os.kill(self._pid, signal.SIGKILL)
-        self.forget()
-
-    def kill_group(self) -> None:
-        """SIGKILL to the process group that this process leads: to be called while it lives, or as it ends."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._pid, signal.SIGKILL)
-        self.kill()
-
-    def forget(self) -> None:
-        """Frees the handle."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None

@@ -103,7 +103,7 @@ def address_space() -> int:
         middle = (low + high) // 2
         try:
             resource.setrlimit(resource.RLIMIT_AS, (middle, hard))
-            mmap.mmap(-1, mmap.PAGESIZE).close()
+            mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
             high = middle
         except (OSError, MemoryError, ValueError):
             low = middle
