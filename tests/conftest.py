@@ -1,4 +1,4 @@
-"""What takes minutes runs last; what is interrupted can be, whatever started the tests."""
+"""What takes minutes runs last, or first where two run at a time; what is interrupted can be, whatever started them."""
 
 import signal
 
@@ -10,5 +10,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes minutes; runs after everything else")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    first = hasattr(config, "workerinput")  # of pytest-xdist
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is None) == first)

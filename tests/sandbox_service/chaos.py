@@ -187,7 +187,8 @@ def _scratch_entries(server: int) -> int:
     count = 0
     for pid in processes(server)["template"]:
         with contextlib.suppress(OSError):
-            count += len(os.listdir(f"/proc/{pid}/cwd/"))
+            inside = os.path.basename(os.readlink(f"/proc/{pid}/cwd")) == "empty"  # beside sessions' folders
+            count += len(os.listdir(f"/proc/{pid}/cwd/{'..' if inside else ''}"))
     return count
 
 
