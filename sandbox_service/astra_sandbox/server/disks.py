@@ -115,7 +115,7 @@ def _written(folder: str) -> tuple[int, int]:
     size = files = 0
     waiting = [folder]
     while waiting and files <= _FILES:
-        with contextlib.suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(waiting.pop()) as entries:
             for entry in entries:
                 files += 1
                 if files > _FILES:

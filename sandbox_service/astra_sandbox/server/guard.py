@@ -25,6 +25,7 @@ _SHED = (
 _EVERY = 0.1  # seconds
 _DISK_EVERY = 0.3
 _DYING_SECONDS = 1.0
+_PROCESSES_LATEST = 2.0
 _STRAYS = 16  # processes of a template that no session accounts for
 
 
@@ -58,7 +59,7 @@ class Guard:
             if loop.time() >= processes_due:
                 start = loop.time()
                 self._look_at_processes()
-                processes_due = loop.time() + 4 * (loop.time() - start)
+                processes_due = loop.time() + min(19 * (loop.time() - start), _PROCESSES_LATEST)
 
     def _end_greediest(self) -> None:
         pid, when = self._ended
