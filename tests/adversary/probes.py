@@ -875,6 +875,16 @@ async def a_full_disk(arena: Arena) -> bool:
     return int(outcome.text or 0) > 256 << 20
 
 
+async def _filled(session: Attacker) -> int:
+    """What a session keeps once it was told to fill its disk, and had time to be ended."""
+    for part in range(3):
+        await session.call("fill", {"part": part})
+        await asyncio.sleep(0.5)
+    outcome = await session.call("kept")
+    await session.close()
+    return int(outcome.text or 0)
+
+
 @probe("resources")
 async def files_without_a_name(arena: Arena) -> bool:
     """Removed and held open, files are in no folder: can a session keep more than 256 MiB so?"""
@@ -902,12 +912,7 @@ async def files_without_a_name(arena: Arena) -> bool:
         file_bytes=16 << 20,
         open_files=64,
     )
-    for part in range(3):
-        await session.call("fill", {"part": part})
-        await asyncio.sleep(0.5)
-    outcome = await session.call("kept")
-    await session.close()
-    return int(outcome.text or 0) > 256 << 20
+    return await _filled(session) > 256 << 20
 
 
 @probe("resources")
@@ -943,12 +948,7 @@ async def files_in_a_folder_that_cannot_be_listed(arena: Arena) -> bool:
         """,
         call_seconds=15,
     )
-    for part in range(3):
-        await session.call("fill", {"part": part})
-        await asyncio.sleep(0.5)
-    outcome = await session.call("kept")
-    await session.close()
-    return int(outcome.text or 0) > 256
+    return await _filled(session) > 256
 
 
 @probe("resources")

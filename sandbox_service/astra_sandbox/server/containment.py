@@ -11,7 +11,6 @@ from pathlib import Path
 import astra_sandbox
 from astra_sandbox.server.folders import capabilities
 from astra_sandbox.server.library import copy_compiled_modules, write_library
-from astra_sandbox.worker.zygote import NOBODY as NOBODY
 
 _OWN = Path(astra_sandbox.__file__).parent
 _START = (

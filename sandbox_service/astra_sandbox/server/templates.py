@@ -33,7 +33,6 @@ _STILLBORN = 4  # templates of one toolset that die before their first session
 SCRATCH_BYTES = 256 << 20  # files of all sessions of one toolset, where they have a file system of their own
 _FORK_SECONDS = 20.0
 _BATCH = 64  # sessions in one command: the kernel passes at most 253 descriptors, a template opens at most 256
-_MAX_MESSAGE = 1 << 14
 _CHUNK = 1 << 16  # bytes read at once: a larger buffer costs more than it saves
 _SLACK = 4096  # a reply may exceed output_bytes by a message about that
 _NO_REPLY = Kind.HELLO, b""  # what no honest session sends when it is called

@@ -31,7 +31,6 @@ _PREFIX = "astra-sandbox-"
 MAX_VARIANT = 7
 _CLOCK_STEP = 37 * 86400 + 12345.678  # seconds between the clocks of two variants
 _START_SECONDS = 60.0  # on a node that is very busy
-_MAX_MESSAGE = 1 << 16
 
 
 class ZygoteError(Exception):
@@ -80,7 +79,7 @@ class Nursery:
             self._kinds = (kind,)  # the next ones get the same
             if self.folders is None and kind != "namespaces":
                 scratch = self._scratch_folder()
-                user = containment.NOBODY if zygote.placement.drop_user else os.geteuid()
+                user = enclosure.NOBODY if zygote.placement.drop_user else os.geteuid()
                 top = os.path.join(scratch, "root", "scratch") if kind == "jail" else scratch
                 self.folders = PrivateFolders(top, user)
             return zygote

@@ -12,6 +12,7 @@ import ctypes
 import os
 import sys
 
+NOBODY = 65534  # the user of sessions, where the server may choose one
 _FLAGS = {"mnt": 0x00020000, "ipc": 0x08000000, "pid": 0x20000000, "net": 0x40000000, "user": 0x10000000}
 _MS_PRIVATE_REC, _MS_NOSUID_NODEV_NOEXEC = 1 << 18 | 1 << 14, 2 | 4 | 8
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP = 1, 4, 8, 24

@@ -26,7 +26,6 @@ from astra_sandbox.worker.confine import FileView, SyscallFilter, address_space,
 
 _WARM = (at_fork, collections, datetime, functools, itertools, math, re, string)
 
-NOBODY = 65534
 _MAX_MESSAGE = 1 << 16
 
 
@@ -44,8 +43,8 @@ def main(control_fd: int) -> None:
     if settings["drop_user"]:
         enclosure.keep_capabilities()
         os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
+        os.setresgid(*[enclosure.NOBODY] * 3)
+        os.setresuid(*[enclosure.NOBODY] * 3)
     entered, own = _enclose(settings)
     confinement = template.Confinement(
         scratch=settings["scratch"],
