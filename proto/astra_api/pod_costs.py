@@ -1,6 +1,7 @@
 """What a sandbox pod costs, by containment: the resources that pods ask for, and what `astra plan` expects of one.
 
-Measured by `bench/sandbox.py`, which prints the same figures for another machine; docs/sandbox.md, "Measured".
+Measured by `bench/sandbox.py`, which prints the same figures for another machine; docs/sandbox.md, "Measured". Memory
+under gVisor is that of its systrap platform, which a cluster's newer versions use; ptrace takes a quarter less.
 """
 
 import math
@@ -34,7 +35,7 @@ GROUP: Final = 8  # sessions of one toolset, as rollouts open them
 COSTS: Final[dict[str, PodCost]] = {
     "process": PodCost(base=55, toolset=1.9, session=0.9, calls=20_000),
     "namespaces": PodCost(base=57, toolset=3.0, session=0.9, calls=20_000),
-    "gvisor": PodCost(base=155, toolset=15.6, session=7.6, calls=3_800),
+    "gvisor": PodCost(base=231, toolset=18.0, session=10.5, calls=3_800),
 }
 _CORES = 2  # a server and its sessions
 _CALLS_PER_SESSION = 0.5  # a second, between which a model generates

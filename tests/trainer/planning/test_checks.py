@@ -178,9 +178,9 @@ def test_the_memory_of_a_pod(make_run: MakeRun, plan_of: MakePlan) -> None:
         return plan_of(make_run(sandboxes={"resources": {"limits": {"memory": memory}}, **sandboxes}))
 
     field = "spec.sandboxes.resources.limits.memory"
-    assert field not in problems(plan("1Gi"))
-    assert "64 sessions hold" in problems(plan("512Mi"))[field]
-    assert field in problems(plan("1Gi", sessionsPerPod=512))
+    assert field not in problems(plan("1280Mi"))
+    assert "64 sessions hold" in problems(plan("768Mi"))[field]
+    assert field in problems(plan("1280Mi", sessionsPerPod=512))
     assert field not in problems(plan("512Mi", runtimeClassName=""))  # without a kernel of its own
 
 
