@@ -794,6 +794,33 @@ async def processes_that_a_source_starts(arena: Arena) -> bool:
 
 
 @probe("resources")
+async def a_core_that_a_source_keeps_busy(arena: Arena) -> bool:
+    """In the process that it was loaded in, whether tools are called or not: does it take many seconds of a core?"""
+    body = """
+        _took = [0.0]
+        def _compute(*_):
+            end = time.process_time() + 0.4
+            while time.process_time() < end:
+                pass
+            _took[0] = time.process_time()
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+        signal.signal(signal.SIGALRM, _compute)
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        def took():
+            return _took[0]
+        """
+    most = 0.0
+    for _ in range(3):
+        with contextlib.suppress(SandboxError):
+            session = await attacker(arena, body)  # from the same process, while that lives
+            outcome = await session.call("took")
+            most = max(most, float(outcome.text or 0))
+            await session.close()
+        await asyncio.sleep(8)
+    return most > 9
+
+
+@probe("resources")
 async def threads(arena: Arena) -> bool:
     return await _any_done(
         arena,

@@ -79,6 +79,29 @@ while True:
 def who():
     return os.getpid()
 """
+STARTS_PROCESSES = """
+import os, signal, time
+def _start(*_):
+    for _ in range(40):
+        if os.fork() == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            while True:
+                time.sleep(60)
+signal.signal(signal.SIGALRM, _start)
+signal.setitimer(signal.ITIMER_REAL, 0.3)
+def who():
+    return os.getpid()
+"""
+COMPUTES_WHEN_LOADED = """
+import os, signal
+def _compute(*_):
+    for _ in range(10**6):
+        pass
+signal.signal(signal.SIGALRM, _compute)
+signal.setitimer(signal.ITIMER_REAL, 0.3, 0.02)
+def who():
+    return os.getpid()
+"""
 LIMITS = SessionLimits(call_seconds=60, memory_bytes=1 << 30, file_bytes=2 << 20)
 
 
@@ -226,28 +249,16 @@ async def _call_on(client: SandboxClient, toolset: Toolset) -> None:
         await asyncio.sleep(0.1)
 
 
-async def test_a_source_that_starts_processes_is_ended(
-    tmp_path: Path, server: Any, make_toolset: Callable[..., Toolset]
+@pytest.mark.parametrize("hostile", [STARTS_PROCESSES, COMPUTES_WHEN_LOADED], ids=["processes", "processor"])
+async def test_a_source_that_goes_on_after_it_is_loaded_is_ended(
+    tmp_path: Path, server: Any, make_toolset: Callable[..., Toolset], hostile: str
 ) -> None:
-    source = """
-import os, signal, time
-def _start(*_):
-    for _ in range(40):
-        if os.fork() == 0:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            while True:
-                time.sleep(60)
-signal.signal(signal.SIGALRM, _start)
-signal.setitimer(signal.ITIMER_REAL, 0.3)
-def who():
-    return os.getpid()
-"""
     async with server(tmp_path) as (address, process):
         client = SandboxClient([address], retry=Retry(budget=3))
         modest, *_ = await client.open_sessions(make_toolset(SOURCE, "who", state="stateful"), 64, limits=LIMITS)
         before = await modest.call("who", "{}")
         with pytest.raises(SandboxError):  # its template is ended, and it answers from another
-            await _call_on(client, make_toolset(source, "who"))
+            await _call_on(client, make_toolset(hostile, "who"))
         assert process.returncode is None
         assert await modest.call("who", "{}") == before
         await client.close()

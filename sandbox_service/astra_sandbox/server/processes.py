@@ -11,6 +11,7 @@ from collections import Counter
 _MAX_MESSAGE = 1 << 16
 _CREDENTIALS = struct.Struct("3i")
 _SYSINFO_BYTES, _SYSINFO_PROCS = 256, 80  # `struct sysinfo` is smaller; where its count of processes lies
+_TICKS = os.sysconf("SC_CLK_TCK")  # of a second
 
 _libc = ctypes.CDLL(None)
 
@@ -31,6 +32,16 @@ def members_of_groups() -> Counter[int]:
                 _, _, fields = file.read().rpartition(b")")  # state, parent, group, ...
                 members[int(fields.split(None, 3)[2])] += 1
     return members
+
+
+def processor_seconds(pid: int | None) -> float:
+    """Processor time that a process has taken itself, in seconds; 0 if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()  # from the third on: state, parent, ...
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def receive_with_pid(sock: socket.socket) -> tuple[bytes, int | None]:

@@ -16,7 +16,7 @@ from astra_sandbox.limits import MAXIMUM, Limits
 from astra_sandbox.server.disks import Changes, SessionFiles
 from astra_sandbox.server.folders import PrivateFolders
 from astra_sandbox.server.memory import resident
-from astra_sandbox.server.processes import ProcessHandle, receive_with_pid
+from astra_sandbox.server.processes import ProcessHandle, processor_seconds, receive_with_pid
 from astra_sandbox.server.rounds import Rounds, new_mailbox
 from astra_sandbox.server.toolsets import StoredToolset
 from astra_sandbox.server.zygotes import (
@@ -32,6 +32,8 @@ _LOAD_SECONDS = 30.0  # of the clock: a node whose pods all start needs several 
 _STILLBORN = 4  # templates of one toolset that die before their first session
 SCRATCH_BYTES = 256 << 20  # files of all sessions of one toolset, where they have a file system of their own
 _FORK_SECONDS = 20.0
+_SPARE_PROCESSOR_SECONDS = 5.0  # that a template may take beyond loading and forking
+_FORK_PROCESSOR_SECONDS = 0.5  # that forking one session and noting its end may take: much more than it does
 _BATCH = 64  # sessions in one command: the kernel passes at most 253 descriptors, a template opens at most 256
 _CHUNK = 1 << 16  # bytes read at once: a larger buffer costs more than it saves
 _SLACK = 4096  # a reply may exceed output_bytes by a message about that
@@ -224,6 +226,7 @@ class Template:
         self.toolset = toolset
         self.rounds = rounds
         self.loaded_bytes = 0  # of memory, once it is loaded: what every session begins with
+        self._granted_seconds = float("inf")  # of processor time, once it is loaded
         self._folders, self._folder, self._on_close, self._changes = folders, folder, on_close, changes
         self._forked: dict[int, str | None] = {}  # folders of the sessions whose processes may live, by number
         self.alive = True
@@ -257,6 +260,11 @@ class Template:
     def memory(self) -> int:
         """Bytes that it took since it was loaded, or takes as it loads: more than a little is a source's doing."""
         return max(0, resident(self.pid) - self.loaded_bytes)
+
+    @property
+    def overworked(self) -> bool:
+        """Whether it took more processor time than loading and forking explain: that is a source's doing."""
+        return processor_seconds(self.pid) > self._granted_seconds
 
     def end_for_memory(self) -> None:
         """Ends it, and its sessions: the pod runs short of memory, and this one took most."""
@@ -315,6 +323,7 @@ class Template:
         if self._folders is not None and self._folder is not None:
             paths = [self._folders.make_for_session(self._folder, name) for name in command["folders"]]
         self._forked.update(zip(numbers, paths, strict=True))
+        self._granted_seconds += count * _FORK_PROCESSOR_SECONDS
         pairs = [socket.socketpair() for _ in range(count)]
         for ours, _ in pairs:  # before the first session can speak: credentials are added as a message is sent
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -389,6 +398,7 @@ class Template:
         elif not self._loaded.done():
             if message.get("ready") is True:
                 self.loaded_bytes = resident(self._handle.pid)
+                self._granted_seconds = processor_seconds(self._handle.pid) + _SPARE_PROCESSOR_SECONDS
                 self._loaded.set_result(None)
             else:
                 self._loaded.set_exception(LoadRejectedError(str(message.get("rejected"))[:2000]))
