@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass, field
 
 from adversary.arenas import Contained, contained, missing, naive
-from adversary.probes import VICTIM, Probe, sound
+from adversary.probing import VICTIM, Probe, sound
 from astra_sandbox.interface import SandboxError, SandboxUnavailable
 
 CONTAINED, ESCAPED = "contained", "ESCAPED"
