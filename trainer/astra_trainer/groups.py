@@ -11,15 +11,8 @@ from astra_api.records import Record, Reject, Trajectory
 from astra_sandbox.interface import ReplayDiverged, Sandbox, SandboxError, ToolsetRejected
 from astra_trainer.chat import ChatFormat
 from astra_trainer.generation import Generator
-from astra_trainer.rollout import (
-    Episode,
-    Place,
-    PromptTooLong,
-    RolloutSettings,
-    episode_prompt,
-    run_rollout,
-    session_limits,
-)
+from astra_trainer.group_sessions import GroupSessions, open_group
+from astra_trainer.rollout import Episode, Place, PromptTooLong, RolloutSettings, episode_prompt, run_rollout
 
 _OWN_FAULTS = (ToolsetRejected, ReplayDiverged)  # of one environment, whatever the server
 
@@ -96,10 +89,7 @@ async def _roll_out(
 ) -> Group:
     episode, place = request.episode, request.place
     prompt = episode_prompt(episode, chat, settings)
-    environment = episode.environment
-    sessions = await sandbox.open_sessions(
-        environment.toolset, request.size, seed=place.session_seed, limits=session_limits(environment)
-    )
+    sessions = GroupSessions(open_group(sandbox, episode, place, request.size))
     try:
         async with _UnwrappingTasks() as tasks:
             running = [
@@ -107,7 +97,7 @@ async def _roll_out(
                     run_rollout(
                         episode,
                         place=replace(place, index=index),
-                        session=session,
+                        session=sessions[index],
                         sandbox=sandbox,
                         generator=generator,
                         chat=chat,
@@ -115,10 +105,11 @@ async def _roll_out(
                         prompt=prompt,
                     )
                 )
-                for index, session in enumerate(sessions)
+                for index in range(request.size)
             ]
+        await sessions.opened()
     finally:
-        await asyncio.gather(*(session.close() for session in sessions))
+        await sessions.close()
     return Group(trajectories=tuple(task.result() for task in running))
 
 

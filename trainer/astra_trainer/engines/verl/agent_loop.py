@@ -20,7 +20,8 @@ from astra_sandbox.interface import Sandbox, Session
 from astra_trainer.engines.verl.generation import EngineDied, Server, ServerGenerator
 from astra_trainer.engines.verl.job import floor
 from astra_trainer.engines.verl.timeline import TimedSandbox, TimedSession
-from astra_trainer.rollout import Episode, Place, episode_prompt, run_rollout, session_limits
+from astra_trainer.group_sessions import GroupSessions, open_group
+from astra_trainer.rollout import Episode, Place, episode_prompt, run_rollout
 
 NAME = "astra"
 TRAJECTORY, TIMELINE = "astra_trajectory", "astra_timeline"  # extra fields of the output, as JSON
@@ -50,7 +51,7 @@ class AstraAgentLoop(AgentLoopBase):  # type: ignore[misc]
         place = Place(stage="rl", step=step, group=number, index=index, seed=here.run.spec.seed)
         prompt = episode_prompt(episode, here.chat, here.settings)
         generator = ServerGenerator(self.server_manager, here.chat.stop_ids, here.job.room)
-        async with _SESSIONS.session(here.sandbox, episode, place, uid, self.rollout_config.n) as session:
+        async with _GROUPS.session(here.sandbox, episode, place, uid, self.rollout_config.n) as session:
             timeline = generator.timeline
             timeline.began = time.time()
             trajectory = await run_rollout(
@@ -90,19 +91,19 @@ def output(trajectory: Trajectory, prompt_tokens: int, generator: ServerGenerato
 
 
 @dataclass
-class _Opened:
-    sessions: "asyncio.Task[list[Session]]"
+class _Group:
+    begun: "asyncio.Task[GroupSessions]"
     rollouts_left: int
 
 
 @dataclass
-class _GroupSessions:
-    """The sessions of the groups under way: opened together by a group's first rollout, closed by its last.
+class _Groups:
+    """The groups under way: a group's first rollout has its sessions opened, its last closes them.
 
     A group that the sandboxes have no room for waits: it may need as many sessions again for mixed-in tools.
     """
 
-    groups: dict[str, _Opened] = field(default_factory=dict)
+    groups: dict[str, _Group] = field(default_factory=dict)
     room: asyncio.Semaphore | None = None
 
     @contextlib.asynccontextmanager
@@ -111,28 +112,23 @@ class _GroupSessions:
     ) -> AsyncIterator[Session]:
         group = self.groups.get(uid)
         if group is None:
-            opening = asyncio.create_task(self._open(sandbox, episode, place, size))
-            group = self.groups[uid] = _Opened(opening, size)
+            group = self.groups[uid] = _Group(asyncio.create_task(self._begin(sandbox, episode, place, size)), size)
         try:
-            yield (await asyncio.shield(group.sessions))[place.index]
+            sessions = await asyncio.shield(group.begun)
+            yield sessions[place.index]
+            await sessions.opened()
         finally:
             group.rollouts_left -= 1
             if group.rollouts_left == 0:
                 del self.groups[uid]
-                if not group.sessions.cancelled() and group.sessions.exception() is None:
-                    await asyncio.gather(*(session.close() for session in group.sessions.result()))
+                group.begun.cancel()
+                if group.begun.done() and not group.begun.cancelled():
+                    await group.begun.result().close()
                     self._places(size).release()
 
-    async def _open(self, sandbox: Sandbox, episode: Episode, place: Place, size: int) -> list[Session]:
-        environment = episode.environment
+    async def _begin(self, sandbox: Sandbox, episode: Episode, place: Place, size: int) -> GroupSessions:
         await self._places(size).acquire()
-        try:
-            return await sandbox.open_sessions(
-                environment.toolset, size, seed=place.session_seed, limits=session_limits(environment)
-            )
-        except BaseException:
-            self._places(size).release()
-            raise
+        return GroupSessions(open_group(sandbox, episode, place, size))
 
     def _places(self, size: int) -> asyncio.Semaphore:
         if self.room is None:
@@ -141,4 +137,4 @@ class _GroupSessions:
         return self.room
 
 
-_SESSIONS = _GroupSessions()
+_GROUPS = _Groups()
