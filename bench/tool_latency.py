@@ -2,8 +2,8 @@
 
     .venv-verl/bin/python bench/tool_latency.py [--milliseconds 20] [--steps 5] [--rollouts 64] [--out runs/bench-tools]
 
-Runs examples/verl-cpu.yaml with tools that sleep before they answer, and with more rollouts a step than vLLM takes at
-once, so that some generate while others wait. The snapshot that takes a core is made at the end.
+Runs examples/verl-cpu.yaml with tools that sleep before they answer, and with more rollouts at once than vLLM takes, so
+that some generate while others wait. The snapshot that takes a core is made at the end.
 
 Sandboxes run on the same cores here, and vLLM's worker never sleeps while a step goes on. What a call takes under
 gVisor's ptrace platform is then mostly the wait for a core; ASTRA_ISOLATION=namespaces leaves that out.
@@ -30,6 +30,7 @@ def manifests(milliseconds: float, steps: int, rollouts: int) -> list[dict[str, 
         if document["kind"] == "TrainingRun":
             spec["checkpoint"]["snapshotEvery"] = steps
             spec["rl"] |= {"steps": steps, "groupSize": 8, "batchSize": rollouts}
+            spec["sandboxes"] = {**spec.get("sandboxes", {}), "sessionsPerPod": 4 * rollouts}
         else:
             lines = spec["source"].splitlines(keepends=True)
             body = next(number for number, line in enumerate(lines) if line.startswith("def ")) + 1
