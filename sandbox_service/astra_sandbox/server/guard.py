@@ -3,10 +3,9 @@
 Sessions may be promised more memory together than there is (capacity times a session's limit): that is the overcommit.
 Above six tenths of the memory, templates without sessions are ended, one at a time. When less than a tenth is left,
 the session that uses most of it is ended with OUT_OF_MEMORY, and new ones wait; so is a template whose source takes
-most as it loads, or after that. A template with more processes than sessions is ended too, and one that computes
-when it has nothing to do. Where sessions write to a
-disk that nothing else bounds, what each keeps is looked at during its calls and between them; the session looks after
-each.
+most as it loads, or after that. A template with more processes than sessions is ended too, and one that computes when
+it has nothing to do. Where sessions write to a disk that nothing else bounds, what each keeps is looked at during its
+calls and between them; the session looks after each.
 """
 
 import asyncio
@@ -26,7 +25,8 @@ _SHED = (
 _EVERY = 0.1  # seconds
 _DISK_EVERY = 0.3
 _DYING_SECONDS = 1.0
-_TEMPLATES_LATEST = 2.0
+_PROCESSES_LATEST = 2.0
+_PROCESSORS_EVERY = 1.0
 _STRAYS = 16  # processes of a template that no session accounts for
 
 
@@ -44,7 +44,7 @@ class Guard:
     async def watch(self) -> None:
         """Looks at memory ten times a second, at disks three times."""
         loop = asyncio.get_running_loop()
-        disk_due = templates_due = 0.0
+        disk_due = processes_due = processors_due = 0.0
         while True:
             await asyncio.sleep(_EVERY)
             share = self._memory.share()
@@ -57,11 +57,13 @@ class Guard:
                 with self._disks.read_once():
                     self._look_at_disks()
                 disk_due = loop.time() + max(_DISK_EVERY, 4 * (loop.time() - start))  # a fifth of a core at most
-            if loop.time() >= templates_due:
+            if loop.time() >= processes_due:
                 start = loop.time()
                 self._look_at_processes()
+                processes_due = loop.time() + min(19 * (loop.time() - start), _PROCESSES_LATEST)
+            if loop.time() >= processors_due:
                 self._look_at_processors()
-                templates_due = loop.time() + min(19 * (loop.time() - start), _TEMPLATES_LATEST)
+                processors_due = loop.time() + _PROCESSORS_EVERY
 
     def _end_greediest(self) -> None:
         pid, when = self._ended
