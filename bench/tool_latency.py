@@ -1,16 +1,17 @@
 """What slow tools cost a step of engine verl: the share of it in which every rollout waits for its tools.
 
-    .venv-verl/bin/python bench/tool_latency.py [--milliseconds 20] [--steps 5] [--rollouts 64] [--out runs/bench-tools]
+    .venv-verl/bin/python bench/tool_latency.py [--milliseconds 20] [--steps 5] [--rollouts 64] [--isolation namespaces]
 
 Runs examples/verl-cpu.yaml with tools that sleep before they answer, and with more rollouts at once than vLLM takes, so
 that some generate while others wait. The snapshot that takes a core is made at the end.
 
-Sandboxes run on the same cores here, and vLLM's worker never sleeps while a step goes on. What a call takes under
-gVisor's ptrace platform is then mostly the wait for a core; ASTRA_ISOLATION=namespaces leaves that out.
+Sandboxes run on the same cores here, and vLLM's worker never sleeps while a step goes on. What rollouts wait for under
+gVisor is then mostly a core, in which to open sessions (`--isolation gvisor` shows it); pods have cores of their own.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,13 +45,15 @@ def main() -> None:
     parser.add_argument("--milliseconds", type=float, default=20.0, help="that a tool sleeps")
     parser.add_argument("--steps", type=int, default=5, help="of RL")
     parser.add_argument("--rollouts", type=int, default=64, help="of a step")
+    parser.add_argument("--isolation", default="namespaces", choices=["process", "namespaces", "gvisor"])
     parser.add_argument("--out", type=Path, default=Path("runs/bench-tools"), help="run directory; resumed if begun")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     file = given.out.with_suffix(".yaml")
     file.write_text(yaml.safe_dump_all(manifests(given.milliseconds, given.steps, given.rollouts)), encoding="utf-8")
     astra = Path(sys.executable).with_name("astra")
-    subprocess.run([astra, "train", "-f", file, "--out", given.out], check=True)
+    environment = os.environ | {"ASTRA_ISOLATION": given.isolation}
+    subprocess.run([astra, "train", "-f", file, "--out", given.out], check=True, env=environment)
     lines = [json.loads(line) for line in (given.out / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if line["stage"] == "rl" and line["kind"] == "train"]
     print(f"{'step':>4} {'seconds':>8} {'rollouts':>8} {'calls':>6} {'waiting for tools':>18}")
