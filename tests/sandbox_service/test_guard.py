@@ -1,9 +1,11 @@
 """Who uses too much memory or disk dies, and its neighbours do not notice."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from astra_api.records import SessionLimits, ToolError, ToolErrorKind, ToolResult, Toolset
 from astra_sandbox.client import Retry, SandboxClient
 from astra_sandbox.interface import CapacityExhausted, SandboxError, Session
+from astra_sandbox.server import guard
 from astra_sandbox.server.memory import Memory
 
 SOURCE = """
@@ -262,3 +265,34 @@ async def test_a_source_that_goes_on_after_it_is_loaded_is_ended(
         assert process.returncode is None
         assert await modest.call("who", "{}") == before
         await client.close()
+
+
+class _Machine:
+    """What a guard sees of a machine: templates with as many processes each as it says."""
+
+    def __init__(self) -> None:
+        self.running: list[Any] = []
+        self.members: Counter[int] = Counter()
+
+    def start(self, pid: int, processes: int) -> None:
+        self.members[pid] = processes
+        self.running.append(SimpleNamespace(pid=pid, processes=1, overworked=False, close=lambda: self.end(pid)))
+
+    def end(self, pid: int) -> None:
+        self.members.pop(pid)
+        self.running = [template for template in self.running if template.pid != pid]
+        if pid == 1:
+            self.start(2, 400)  # before the guard looks again
+
+
+async def test_processes_do_not_hide_behind_others_that_end_as_they_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = _Machine()
+    monkeypatch.setattr(guard, "running_processes", lambda: 100 + machine.members.total())
+    monkeypatch.setattr(guard, "members_of_groups", lambda: machine.members)
+    memory: Any = SimpleNamespace(share=lambda: 0.0)
+    watched = asyncio.create_task(guard.Guard({}, memory, machine, None).watch())  # type: ignore[arg-type]
+    machine.start(1, 400)
+    async with asyncio.timeout(3):
+        while machine.running:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    watched.cancel()

@@ -27,6 +27,7 @@ _DISK_EVERY = 0.3
 _DYING_SECONDS = 1.0
 _PROCESSES_LATEST = 2.0
 _PROCESSORS_EVERY = 1.0
+_GROUPS_LATEST = 5.0
 _STRAYS = 16  # processes of a template that no session accounts for
 
 
@@ -39,6 +40,7 @@ class Guard:
         self._sessions, self._memory, self._templates, self._disks = sessions, memory, templates, disks
         self.memory_scarce = False
         self._others = 0  # processes of the machine that are none of ours, when groups were counted last
+        self._groups_due = 0.0  # when they are counted again in any case: others may end as a source's begin
         self._ended: tuple[int | None, float] = (None, 0.0)  # whom memory ended last, and when
 
     async def watch(self) -> None:
@@ -82,13 +84,17 @@ class Guard:
 
     def _look_at_processes(self) -> None:
         others = running_processes() - sum(template.processes for template in self._templates.running)
-        if others <= self._others + _STRAYS:
+        start = time.monotonic()
+        if others <= self._others + _STRAYS and start < self._groups_due:
             self._others = min(others, self._others)
             return
         self._others = others
         members = members_of_groups()
+        self._groups_due = start + max(_GROUPS_LATEST, 50 * (time.monotonic() - start))
         for template in list(self._templates.running):
-            if template.pid and members[template.pid] > template.processes + _STRAYS:
+            strays = members[template.pid] - template.processes if template.pid else 0
+            if strays > _STRAYS:
+                self._others -= strays  # they end now: the next source's must not pass for them
                 print("astra_sandbox: a source started processes of its own; its template is ended", file=sys.stderr)
                 template.close()
 
