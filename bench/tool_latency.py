@@ -31,7 +31,7 @@ def manifests(milliseconds: float, steps: int, rollouts: int) -> list[dict[str, 
         if document["kind"] == "TrainingRun":
             spec["checkpoint"]["snapshotEvery"] = steps
             spec["rl"] |= {"steps": steps, "groupSize": 8, "batchSize": rollouts}
-            spec["sandboxes"] = {**spec.get("sandboxes", {}), "sessionsPerPod": 4 * rollouts}
+            spec.setdefault("sandboxes", {})["sessionsPerPod"] = 4 * rollouts
         else:
             lines = spec["source"].splitlines(keepends=True)
             body = next(number for number, line in enumerate(lines) if line.startswith("def ")) + 1

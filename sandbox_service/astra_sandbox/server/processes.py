@@ -28,20 +28,24 @@ def members_of_groups() -> Counter[int]:
     members: Counter[int] = Counter()
     for name in os.listdir("/proc"):
         if name.isdecimal():
-            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
-                _, _, fields = file.read().rpartition(b")")  # state, parent, group, ...
-                members[int(fields.split(None, 3)[2])] += 1
+            with contextlib.suppress(OSError):
+                members[int(_stat(name)[2])] += 1
     return members
 
 
 def processor_seconds(pid: int | None) -> float:
     """Processor time that a process has taken itself, in seconds; 0 if it is gone."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()  # from the third on: state, parent, ...
+        fields = _stat(pid)
     except OSError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def _stat(pid: int | str | None) -> list[bytes]:
+    """What the kernel says of a process, after its name: state, parent, group, ... Raises OSError if it is gone."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return file.read().rpartition(b")")[2].split()
 
 
 def receive_with_pid(sock: socket.socket) -> tuple[bytes, int | None]:

@@ -1,7 +1,7 @@
 """Attacks that reach for a network: ports, the metadata address, names, raw packets, local sockets."""
 
 from adversary.arenas import Arena
-from adversary.probing import Topic, says
+from adversary.probing import Topic, any_done, says
 
 probe = Topic("the network")
 
@@ -20,7 +20,7 @@ async def a_port_of_the_machine(arena: Arena) -> bool:
 
 @probe
 async def the_metadata_address(arena: Arena) -> bool:
-    found = await says(
+    return await any_done(
         arena,
         """
         def attack(facts):
@@ -28,7 +28,6 @@ async def the_metadata_address(arena: Arena) -> bool:
             return "reached"
         """,
     )
-    return found != ""
 
 
 @probe
@@ -48,7 +47,7 @@ async def a_name_server(arena: Arena) -> bool:
 
 @probe
 async def raw_packets(arena: Arena) -> bool:
-    found = await says(
+    return await any_done(
         arena,
         """
         def attack(facts):
@@ -61,12 +60,11 @@ async def raw_packets(arena: Arena) -> bool:
             return made
         """,
     )
-    return found not in ("", "[]")
 
 
 @probe
 async def a_local_socket_of_the_server(arena: Arena) -> bool:
-    found = await says(
+    return await any_done(
         arena,
         """
         def attack(facts):
@@ -82,4 +80,3 @@ async def a_local_socket_of_the_server(arena: Arena) -> bool:
             return reached
         """,
     )
-    return found not in ("", "[]")
