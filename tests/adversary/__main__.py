@@ -21,20 +21,30 @@ _FENCE = ["unshare", "--fork", "--pid", "--mount-proc", "--net", "--ipc", "--kil
 
 
 def main() -> int:
-    """Exit codes: 0 all contained and every control succeeded, 1 not."""
+    """Exit codes: 0 contained at every level asked for and every control succeeded, 1 not, 2 nothing to run."""
     parser = argparse.ArgumentParser(prog="python -m adversary", description=__doc__)
-    parser.add_argument("--levels", default=",".join(LEVELS), metavar="L,...", help="default: all of them")
+    parser.add_argument(
+        "--levels",
+        default=",".join(LEVELS),
+        metavar="L,...",
+        help="default: all of them; the exit code is 1 if one cannot be had here",
+    )
     parser.add_argument("--only", default="", metavar="TEXT", help="probes whose name or topic holds TEXT")
     parser.add_argument("--short", action="store_true", help="a few probes of each topic, as `make test` does")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table as Markdown as well")
     parser.add_argument("--json", action="store_true", help="print JSON, for the tests")
     options = parser.parse_args()
+    levels = [level for level in options.levels.split(",") if level]
+    if not levels or not set(levels) <= set(LEVELS):
+        parser.error(f"--levels {options.levels}: give some of {','.join(LEVELS)}")
+    chosen = [probe for probe in PROBES if options.only in probe.name or options.only in probe.topic]
+    chosen = [probe for probe in chosen if probe.name in SHORT or not options.short]
+    if not chosen:
+        parser.error(f"--only {options.only!r} is in no probe's name or topic")
     if os.environ.get(_INSIDE) != "yes":
         return fenced(sys.argv[1:]).returncode
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    chosen = [probe for probe in PROBES if options.only in probe.name or options.only in probe.topic]
-    chosen = [probe for probe in chosen if probe.name in SHORT or not options.short]
-    table = asyncio.run(run([level for level in options.levels.split(",") if level], chosen))
+    table = asyncio.run(run(levels, chosen))
     if options.json:
         rows = [
             {"name": row.probe.name, "topic": row.probe.topic, "control": row.control} | row.levels for row in table

@@ -20,8 +20,8 @@ class Row:
 
     @property
     def good(self) -> bool:
-        """Nothing escaped, and the control shows that it could have."""
-        return self.control == "succeeds" and ESCAPED not in self.levels.values()
+        """Contained at every level, and the control shows that it need not have been. Not to have run is not good."""
+        return self.control == "succeeds" and all(what == CONTAINED for what in self.levels.values())
 
 
 async def control(probe: Probe) -> str:

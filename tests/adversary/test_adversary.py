@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from adversary.__main__ import fenced
 from adversary.arenas import LEVELS, missing
 from adversary.probes import PROBES, SHORT
-from adversary.table import CONTAINED
+from adversary.table import CONTAINED, ESCAPED, Row
 
 HERE = Path(__file__).parents[1]
 
@@ -29,6 +30,27 @@ def table() -> list[dict[str, str]]:
 def test_the_short_form_has_a_probe_of_every_topic() -> None:
     assert {probe.topic for probe in PROBES if probe.name in SHORT} == {probe.topic for probe in PROBES}
     assert {probe.name for probe in PROBES} >= SHORT
+
+
+@pytest.mark.parametrize(
+    ("control", "level", "good"),
+    [
+        ("succeeds", CONTAINED, True),
+        ("FAILS", CONTAINED, False),
+        ("succeeds", ESCAPED, False),
+        ("succeeds", f"{ESCAPED} (SandboxDied: the server died)", False),
+        ("succeeds", "no runsc", False),
+    ],
+)
+def test_only_what_ran_and_was_contained_is_good(control: str, level: str, good: bool) -> None:
+    assert Row(PROBES[0], control, {"process": CONTAINED, "gvisor": level}).good is good
+
+
+@pytest.mark.parametrize("arguments", [["--levels", "vm"], ["--levels", ""], ["--only", "nothing of that name"]])
+def test_a_run_of_nothing_is_refused(arguments: list[str]) -> None:
+    ran = subprocess.run([sys.executable, "-m", "adversary", *arguments], cwd=HERE, capture_output=True, check=False)
+    assert ran.returncode == 2
+    assert arguments[0].encode() in ran.stderr
 
 
 @pytest.mark.slow
