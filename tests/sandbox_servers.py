@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,13 @@ from astra_sandbox.link import ClientTls
 
 
 @contextlib.asynccontextmanager
-async def run_server(listen: str, *flags: str) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
-    """A server process of its own, in bare processes: where it answers, and the process."""
+async def run_server(
+    listen: str, *flags: str, prefix: Sequence[str] = ()
+) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
+    """A server process of its own, in bare processes: where it answers, and the process. `prefix`: what runs it."""
     process = await asyncio.create_subprocess_exec(
         *(
+            *prefix,
             sys.executable,
             "-m",
             "astra_sandbox",

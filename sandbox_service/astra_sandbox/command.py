@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     raise_open_files()
     nursery = Nursery(wanted=options.contain, library=options.library)
+    nursery.unbind_modes()
     try:
         zygote = nursery.launch(0)
     except ZygoteError as error:

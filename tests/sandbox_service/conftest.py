@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import shutil
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -150,4 +151,20 @@ def tls_server() -> Any:
 @pytest.fixture(scope="session")
 def server() -> Any:
     """Starts servers: `async with server(folder, *flags) as (address, process)` listens on a socket in `folder`."""
-    return lambda folder, *flags: run_server(f"unix:{folder}/s", *flags)
+    return lambda folder, *flags, **options: run_server(f"unix:{folder}/s", *flags, **options)
+
+
+@pytest.fixture(scope="session")
+def somebody() -> tuple[str, ...]:
+    """What runs a command as a user who is not root."""
+    command = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "--")
+    if subprocess.run([*command, "true"], check=False).returncode:
+        pytest.skip("unshare (util-linux 2.34) makes no user namespace here")
+    return command
+
+
+@pytest.fixture(params=["the user of these tests", "a user who is not root"])
+def prefix(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """What runs a server, as each."""
+    command: tuple[str, ...] = request.getfixturevalue("somebody") if "not root" in request.param else ()
+    return command

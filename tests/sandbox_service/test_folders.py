@@ -2,15 +2,18 @@
 
 import asyncio
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from astra_api.records import ToolResult, Toolset
 from astra_sandbox.client import SandboxClient
+from astra_sandbox.interface import Isolation
 from astra_sandbox.server.folders import LOCK, PrivateFolders, remove_tree
 
 SOURCE = """
@@ -58,11 +61,46 @@ async def test_a_session_has_its_folder_and_no_other(real_sandbox: Any, make_too
     await session.close()
 
 
+LOADING = """
+WRITTEN = []
+for place in (".", "..", "../..", "/", "/scratch", "/tmp", "/dev/shm"):
+    try:
+        open(place + "/note", "w").close()
+        WRITTEN.append(place)
+    except OSError:
+        pass
+def written():
+    return WRITTEN
+"""
+
+
 async def test_a_source_has_no_folder_to_write_in(real_sandbox: Any, make_toolset: Callable[..., Toolset]) -> None:
-    source = "try:\n    open('f', 'w')\nexcept OSError as error:\n    CAUGHT = error.errno\ndef caught(): return CAUGHT"
-    (session,) = await real_sandbox.open_sessions(make_toolset(source, "caught"), 1)
-    assert await session.call("caught", "{}") == ToolResult(json_text="13")
+    (session,) = await real_sandbox.open_sessions(make_toolset(LOADING, "written"), 1)
+    assert await session.call("written", "{}") == ToolResult(json_text="[]")
     await session.close()
+
+
+@pytest.mark.parametrize("kind", ["process", "namespaces"])
+async def test_nor_has_it_where_the_server_is_not_root(
+    kind: str, somebody: tuple[str, ...], tmp_path: Path, server: Any, make_toolset: Callable[..., Toolset]
+) -> None:
+    """Its user is the server's then."""
+    if kind == "namespaces" and shutil.which("bwrap") is None:
+        pytest.skip("bwrap is not installed")
+    async with server(tmp_path, "--contain", kind, prefix=somebody) as (address, process):
+        client = SandboxClient([address])
+        (status,) = await client.status()
+        assert status.isolation == Isolation[kind.upper()]
+        assert "user id 1000 in the session" in status.measures
+        assert not [measure for measure in status.measures if "no user namespace" in measure]
+        sessions = await client.open_sessions(make_toolset(LOADING + SOURCE, "written", "touch", "beside"), 2)
+        for session in sessions:
+            outcomes = [await session.call(name, "{}") for name in ("written", "touch", "beside")]
+            assert outcomes == [ToolResult(json_text=text) for text in ("[]", "true", "13")]
+            await session.close()
+        await client.close()
+        process.terminate()
+        assert await process.wait() == 0
 
 
 async def test_what_sessions_leave_is_removed(

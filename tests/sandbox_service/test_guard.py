@@ -17,7 +17,7 @@ from astra_sandbox.server import guard
 from astra_sandbox.server.memory import Memory
 
 SOURCE = """
-import os, signal, time
+import ctypes, os, signal, time
 KEPT = []
 def eat(mib):
     for _ in range(mib):
@@ -53,6 +53,16 @@ def nameless(mib):
     return mib
 def close_all():
     KEPT.clear()
+def mapped(files):
+    map_page = ctypes.CDLL(None).mmap  # Python's own keeps the file open
+    map_page.restype = ctypes.c_void_p
+    map_page.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    for _ in range(files):
+        with open("m", "w+b", buffering=0) as file:
+            os.unlink("m")
+            file.write(bytes(1 << 20))
+            assert map_page(None, 4096, 1, 2, file.fileno(), 0) != 2**64 - 1
+    return files
 def hide():
     os.mkdir("hidden", 0o300)
     home = os.getcwd()
@@ -204,9 +214,11 @@ async def test_what_is_written_between_calls_is_seen(
         assert await session.call("kept", "{}") == ToolResult(json_text="0")  # a fresh process: the old one was ended
 
 
-async def test_files_without_a_name_count(tmp_path: Path, server: Any, make_toolset: Callable[..., Toolset]) -> None:
+async def test_files_without_a_name_count(
+    tmp_path: Path, server: Any, prefix: tuple[str, ...], make_toolset: Callable[..., Toolset]
+) -> None:
     toolset = make_toolset(SOURCE, "nameless", "close_all", "fine", state="stateful")
-    async with server(tmp_path) as (address, _), opened(address, toolset) as session:
+    async with server(tmp_path, prefix=prefix) as (address, _), opened(address, toolset) as session:
         assert await session.call("nameless", '{"mib": 6}') == ToolResult(json_text="6")
         assert await session.call("close_all", "{}") == ToolResult(json_text="null")
         assert await session.call("nameless", '{"mib": 7}') == ToolResult(json_text="7")  # the others are gone
@@ -214,6 +226,18 @@ async def test_files_without_a_name_count(tmp_path: Path, server: Any, make_tool
         assert isinstance(outcome, ToolError)
         assert "8 MiB" in outcome.message
         assert await session.call("fine", "{}") == ToolResult(json_text="7")
+
+
+async def test_files_that_are_only_mapped_count_as_the_largest(
+    tmp_path: Path, server: Any, prefix: tuple[str, ...], make_toolset: Callable[..., Toolset]
+) -> None:
+    toolset = make_toolset(SOURCE, "mapped", "fine", state="stateful")
+    async with server(tmp_path, prefix=prefix) as (address, _), opened(address, toolset) as session:
+        assert await session.call("mapped", '{"files": 4}') == ToolResult(json_text="4")
+        outcome = await session.call("mapped", '{"files": 1}')
+        assert isinstance(outcome, ToolError)
+        assert (outcome.kind, outcome.ended_process) == (ToolErrorKind.RAISED, True)
+        assert "8 MiB" in outcome.message
 
 
 async def test_hidden_files_are_an_end(tmp_path: Path, server: Any, make_toolset: Callable[..., Toolset]) -> None:

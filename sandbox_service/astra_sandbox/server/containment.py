@@ -16,7 +16,6 @@ _OWN = Path(astra_sandbox.__file__).parent
 _START = (
     "import sys; sys.path.insert(0, sys.argv[1]); from astra_sandbox.worker.zygote import main; main(int(sys.argv[2]))"
 )
-_SCRATCH_BYTES = 512 << 20
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,6 @@ class Placement:
     argv: tuple[str, ...]
     environment: dict[str, str]
     scratch: str  # the folder for private directories, as the zygote sees it
-    scratch_is_new: bool  # the zygote makes it (in a file system of its own)
     own_paths: tuple[str, ...]
     read_only: tuple[str, ...]  # what untrusted code may read
     drop_user: bool
@@ -35,7 +33,7 @@ class Placement:
     jail: str | None = None  # the root folder that the zygote takes, as it is seen before
 
 
-def namespaces(control_fd: int, variant: int, change_user: bool) -> Placement:
+def namespaces(control_fd: int, variant: int, change_user: bool, scratch: str) -> Placement:
     """User, mount, pid, network, ipc and uts namespaces, a minimal read-only root, an empty environment.
 
     As root (`change_user`) no user namespace is made; the zygote gives up root instead, which keeps sessions off root's
@@ -62,7 +60,7 @@ def namespaces(control_fd: int, variant: int, change_user: bool) -> Placement:
     argv += ["--ro-bind", str(_OWN / "__init__.py"), "/own/astra_sandbox/__init__.py"]
     argv += ["--ro-bind", str(_OWN / "worker"), "/own/astra_sandbox/worker"]
     argv += ["--dev-bind", "/dev/null", "/dev/null", "--dev-bind", "/dev/urandom", "/dev/urandom"]
-    argv += ["--size", str(_SCRATCH_BYTES), "--tmpfs", "/scratch", "--remount-ro", "/", "--chdir", "/"]
+    argv += ["--bind", scratch, "/scratch", "--remount-ro", "/", "--chdir", "/"]
     environment = _environment(variant)
     for name, value in environment.items():
         argv += ["--setenv", name, value]
@@ -71,8 +69,7 @@ def namespaces(control_fd: int, variant: int, change_user: bool) -> Placement:
         name="namespaces",
         argv=tuple(argv),
         environment={},
-        scratch="/scratch/sessions",
-        scratch_is_new=True,
+        scratch="/scratch",
         own_paths=("/own",),
         read_only=(*readable, "/dev/null", "/dev/urandom"),
         drop_user=change_user,
@@ -94,7 +91,6 @@ def jail(control_fd: int, variant: int, change_user: bool, scratch: str, library
         argv=tuple(_command(python, str(_OWN.parent), control_fd)),
         environment=_environment(variant),
         scratch="/scratch",
-        scratch_is_new=False,
         own_paths=(str(_OWN.parent),),
         read_only=tuple(f"/{entry.name}" for entry in sorted(root.iterdir()) if entry.name != "scratch"),
         drop_user=change_user,
@@ -129,7 +125,6 @@ def process(control_fd: int, variant: int, change_user: bool, scratch: str) -> P
         argv=tuple(_command(python, str(_OWN.parent), control_fd)),
         environment=_environment(variant),
         scratch=scratch,
-        scratch_is_new=False,
         own_paths=(str(_OWN.parent),),
         read_only=(*readable, "/dev/null", "/dev/urandom"),
         drop_user=change_user and open_to_all,

@@ -1,4 +1,4 @@
-"""What sessions keep in files, where they write to a disk that nothing else bounds."""
+"""What sessions keep in files: nothing else bounds the disk that they write to."""
 
 import contextlib
 import ctypes
@@ -9,10 +9,14 @@ import struct
 import termios
 from collections.abc import Iterator
 
+from astra_sandbox.limits import MAXIMUM
+
 _FILES = 4096  # of one session, at most
+_FULL_FILES = 4  # as much as that many of the largest files may hold
 _IN_MOVED_TO, _IN_CREATE, _IN_Q_OVERFLOW, _IN_ONLYDIR, _IN_ONESHOT = 0x80, 0x100, 0x4000, 0x01000000, 0x80000000
 _EVENT = struct.Struct("iIII")  # `struct inotify_event`, before its name: watch, mask, cookie, length of the name
 _CHUNK = 1 << 16
+_PIDFD_GETFD = 438
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.inotify_add_watch.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32]
@@ -77,20 +81,18 @@ class Changes:
 
 
 class SessionFiles:
-    """What a session keeps in files. `path`: its folder, or None where its own file system bounds it."""
+    """What a session keeps in files. `path`: its folder."""
 
-    def __init__(self, path: str | None, changes: Changes) -> None:
+    def __init__(self, path: str, changes: Changes) -> None:
         self._path, self._changes = path, changes
         self.watched = False  # whether its next entry will be told
         self._none = False  # as of the last look: no entry, and no file that has lost its name
 
-    def fault(self, most: int, pid: int | None) -> str | None:
-        """Why it keeps too much (`most`: bytes), or None. While it keeps nothing, it is not looked at.
+    def fault(self, file_bytes: int, pid: int | None) -> str | None:
+        """Why it keeps more than four of the largest files, or None. While it keeps nothing, it is not looked at.
 
-        `pid`: its process, for files that it holds open and has removed.
+        `file_bytes`: the limit of one file. `pid`: its process, for files that it has removed and still holds.
         """
-        if self._path is None:
-            return None
         self._changes.read()
         if self.watched and self._none:
             return None
@@ -100,7 +102,8 @@ class SessionFiles:
             size, files = _written(self._path)
         except OSError:
             return "the session hid files in a folder that cannot be looked at"
-        nameless = _nameless(pid)
+        nameless = _nameless(pid, os.path.basename(self._path), file_bytes)
+        most = _FULL_FILES * file_bytes
         self._none = not files and not nameless
         if size + nameless > most or files > _FILES:
             return f"the session wrote more than {most >> 20} MiB or {_FILES} files"
@@ -128,13 +131,49 @@ def _written(folder: str) -> tuple[int, int]:
     return size, files
 
 
-def _nameless(pid: int | None) -> int:
-    """Bytes of the files that a process holds open and that have no name any more, where the kernel lets us look."""
-    sizes: dict[tuple[int, int], int] = {}  # one file may be open more than once
-    with contextlib.suppress(OSError):
-        for name in os.listdir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(OSError):
-                file = os.stat(f"/proc/{pid}/fd/{name}")
-                if stat.S_ISREG(file.st_mode) and not file.st_nlink:
-                    sizes[file.st_dev, file.st_ino] = file.st_blocks * 512
+def _nameless(pid: int | None, folder: str, file_bytes: int) -> int:
+    """Bytes of the files of a session that have no name any more, where the kernel lets us look.
+
+    Held open they are measured. One that is only mapped cannot be, and counts as the largest that it can be.
+    """
+    sizes: dict[int, int] = {}  # by inode: one file may be open, and mapped, more than once
+    for file in _open_files(pid):
+        if stat.S_ISREG(file.st_mode) and not file.st_nlink:
+            sizes[file.st_ino] = file.st_blocks * 512
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/maps", "rb") as maps:
+        for line in maps:
+            if line.endswith(b" (deleted)\n") and os.fsencode(f"/{folder}/") in line:
+                sizes.setdefault(int(line.split(maxsplit=5)[4]), file_bytes)
     return sum(sizes.values())
+
+
+def _open_files(pid: int | None) -> Iterator[os.stat_result]:
+    try:
+        names = os.listdir(f"/proc/{pid}/fd")
+    except PermissionError:  # it is root's, and this process is not: in its user namespace it may ask for copies
+        yield from _copied_files(pid)
+    except OSError:
+        return
+    else:
+        for name in names:
+            with contextlib.suppress(OSError):
+                yield os.stat(f"/proc/{pid}/fd/{name}")
+
+
+def _copied_files(pid: int | None) -> Iterator[os.stat_result]:
+    if pid is None:
+        return
+    try:
+        process = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        for number in range(MAXIMUM.open_files):
+            copy = _libc.syscall(_PIDFD_GETFD, process, number, 0)
+            if copy >= 0:
+                try:
+                    yield os.fstat(copy)
+                finally:
+                    os.close(copy)
+    finally:
+        os.close(process)

@@ -4,8 +4,8 @@ Sessions may be promised more memory together than there is (capacity times a se
 Above six tenths of the memory, templates without sessions are ended, one at a time. When less than a tenth is left,
 the session that uses most of it is ended with OUT_OF_MEMORY, and new ones wait; so is a template whose source takes
 most as it loads, or after that. A template with more processes than sessions is ended too, and one that computes when
-it has nothing to do. Where sessions write to a disk that nothing else bounds, what each keeps is looked at during its
-calls and between them; the session looks after each.
+it has nothing to do. What each session keeps in files is looked at during its calls and between them; the session looks
+after each.
 """
 
 import asyncio
@@ -32,10 +32,10 @@ _STRAYS = 16  # processes of a template that no session accounts for
 
 
 class Guard:
-    """Watches one server's sessions. `watch` runs until it is cancelled. `disks`: where nothing else bounds those."""
+    """Watches one server's sessions. `watch` runs until it is cancelled."""
 
     def __init__(
-        self, sessions: "dict[str, ServerSession]", memory: Memory, templates: Templates, disks: Changes | None
+        self, sessions: "dict[str, ServerSession]", memory: Memory, templates: Templates, disks: Changes
     ) -> None:
         self._sessions, self._memory, self._templates, self._disks = sessions, memory, templates, disks
         self.memory_scarce = False
@@ -54,7 +54,7 @@ class Guard:
             shed = share > _SHED and self._templates.drop_idle()
             if self.memory_scarce and not shed:
                 self._end_greediest()
-            if self._disks is not None and loop.time() >= disk_due:
+            if loop.time() >= disk_due:
                 start = loop.time()
                 with self._disks.read_once():
                     self._look_at_disks()

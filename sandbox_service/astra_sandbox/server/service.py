@@ -49,7 +49,7 @@ class Policy:
 class SandboxService(stubs.SandboxServiceServicer):
     """The service of one server process; all of it runs on one event loop."""
 
-    def __init__(self, templates: Templates, policy: Policy, memory: Memory, disks: Changes | None) -> None:
+    def __init__(self, templates: Templates, policy: Policy, memory: Memory, disks: Changes) -> None:
         self.isolation = Isolation.PROCESS
         self.measures: tuple[str, ...] = ()
         self.draining = False

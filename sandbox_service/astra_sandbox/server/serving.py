@@ -58,8 +58,7 @@ async def _serve(nursery: Nursery, zygote: Zygote, settings: Settings, orphaned:
     changes = Changes()
     templates = Templates(nursery, zygote, changes, Rounds(changes) if gvisor_kernel() else None)
     memory = Memory(settings.memory_limit)
-    unbounded = None if nursery.folders is None else changes
-    service = SandboxService(templates, policy, memory, unbounded)
+    service = SandboxService(templates, policy, memory, changes)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -117,8 +117,8 @@ class ServerSession:
         return bool(self._calls)
 
     def disk_fault(self) -> str | None:
-        """Why its process keeps too much in files, if it does: more than four of the largest."""
-        return self._process.disk_fault(4 * self._limits.file_bytes) if self._process else None
+        """Why its process keeps too much in files, if it does."""
+        return self._process.disk_fault(self._limits.file_bytes) if self._process else None
 
     @property
     def process_id(self) -> int | None:

@@ -9,7 +9,7 @@ import secrets
 import socket
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from astra_sandbox.limits import MAXIMUM, Limits
@@ -30,7 +30,6 @@ from astra_sandbox.worker.mailbox import Mailbox
 
 _LOAD_SECONDS = 30.0  # of the clock: a node whose pods all start needs several times what an idle one does
 _STILLBORN = 4  # templates of one toolset that die before their first session
-SCRATCH_BYTES = 256 << 20  # files of all sessions of one toolset, where they have a file system of their own
 _FORK_SECONDS = 20.0
 _SPARE_PROCESSOR_SECONDS = 5.0  # that a template may take beyond loading and forking
 _FORK_PROCESSOR_SECONDS = 0.5  # that forking one session and noting its end may take: much more than it does
@@ -88,9 +87,9 @@ class SessionProcess:
         """The process id, in the server's namespace."""
         return self._handle.pid if self._handle else None
 
-    def disk_fault(self, most: int) -> str | None:
-        """Why it keeps too much in files (`most`: bytes), or None."""
-        return self._files.fault(most, self.pid)
+    def disk_fault(self, file_bytes: int) -> str | None:
+        """Why it keeps too much in files (`file_bytes`: the limit of one), or None."""
+        return self._files.fault(file_bytes, self.pid)
 
     def memory(self) -> int:
         """Bytes that it holds, beyond those that its template was loaded with."""
@@ -209,7 +208,7 @@ class SessionProcess:
 
 
 class Template:
-    """One loaded toolset in one variant. `folder`: its private folder, where the server makes those (`folders`)."""
+    """One loaded toolset in one variant. `folder`: its private folder, of those that the server makes (`folders`)."""
 
     _numbers = itertools.count(1)
 
@@ -217,8 +216,8 @@ class Template:
         self,
         toolset: StoredToolset,
         control: socket.socket,
-        folders: PrivateFolders | None,
-        folder: str | None,
+        folders: PrivateFolders,
+        folder: str,
         on_close: Callable[["Template"], None],
         changes: Changes,
         rounds: Rounds | None,
@@ -228,7 +227,7 @@ class Template:
         self.loaded_bytes = 0  # of memory, once it is loaded: what every session begins with
         self._granted_seconds = float("inf")  # of processor time, once it is loaded
         self._folders, self._folder, self._on_close, self._changes = folders, folder, on_close, changes
-        self._forked: dict[int, str | None] = {}  # folders of the sessions whose processes may live, by number
+        self._forked: dict[int, str] = {}  # folders of the sessions whose processes may live, by number
         self.alive = True
         self.forked = False  # it has forked sessions
         self._processes: dict[int, SessionProcess] = {}
@@ -319,9 +318,7 @@ class Template:
                 "output_bytes": limits.output_bytes,
             },
         }
-        paths: Sequence[str | None] = [None] * count
-        if self._folders is not None and self._folder is not None:
-            paths = [self._folders.make_for_session(self._folder, name) for name in command["folders"]]
+        paths = [self._folders.make_for_session(self._folder, name) for name in command["folders"]]
         self._forked.update(zip(numbers, paths, strict=True))
         self._granted_seconds += count * _FORK_PROCESSOR_SECONDS
         pairs = [socket.socketpair() for _ in range(count)]
@@ -376,8 +373,7 @@ class Template:
             self._loaded.exception()  # seen: there may be no waiter any more
         for process in list(self._processes.values()):
             process.reported.set()
-        if self._folders is not None and self._folder is not None:
-            self._folders.remove_of_template(self._folder)
+        self._folders.remove_of_template(self._folder)
         self._on_close(self)
 
     def _read(self) -> None:
@@ -410,7 +406,7 @@ class Template:
             print(f"astra_sandbox: a template failed: {str(message['failed'])[:300]!a}", file=sys.stderr)
         number, status, cpu = message.get("ended"), message.get("status"), message.get("cpu")
         folder = self._forked.pop(number, None) if isinstance(number, int) else None
-        if folder is not None and self._folders is not None:
+        if folder is not None:
             self._folders.remove(folder)
         if isinstance(number, int) and isinstance(status, int) and isinstance(cpu, int | float):
             process = self._processes.get(number)
@@ -480,21 +476,18 @@ class Templates:
             "limits": {
                 "memory_bytes": MAXIMUM.memory_bytes // 2,
                 "file_bytes": MAXIMUM.file_bytes,
-                "scratch_bytes": SCRATCH_BYTES,
             },
             "folder": [secrets.token_hex(16), *(["variant", str(variant)] if variant else [])],
-            "made": folders is not None,
         }
         try:
-            folder = None if folders is None else folders.make_for_template(order["folder"])
+            folder = folders.make_for_template(order["folder"])
         except OSError as error:
             raise WorkerLostError(f"no folder for a template: {error}") from None
         try:
             control = zygote.order(order, toolset.source)
         except OSError as error:
             zygote.close()
-            if folders is not None and folder is not None:
-                folders.remove_of_template(folder)
+            folders.remove_of_template(folder)
             raise WorkerLostError(f"the zygote is gone: {error}") from None
         ended = self.running.discard
         template = Template(toolset, control, folders, folder, ended, self._changes, self._rounds)

@@ -30,6 +30,7 @@ _MEANING = {"namespaces": "bubblewrap", "jail": "user namespace with a root fold
 _PREFIX = "astra-sandbox-"
 MAX_VARIANT = 7
 _CLOCK_STEP = 37 * 86400 + 12345.678  # seconds between the clocks of two variants
+_WEAK = "no user namespace for the server: a source can leave files for its own sessions as it loads"
 _START_SECONDS = 60.0  # on a node that is very busy
 
 
@@ -39,21 +40,18 @@ class ZygoteError(Exception):
 
 @dataclass
 class Nursery:
-    """What zygotes of one server share: the wanted containment, seccomp programs, private folders.
-
-    `folders`: those, once a zygote runs; None where templates have a file system of their own for them.
-    """
+    """What zygotes of one server share: the wanted containment, seccomp programs, private folders (once one runs)."""
 
     wanted: Containment = "auto"
     library: Path | None = None  # Python's library as an archive, where it need not be written first
     missing: list[str] = field(default_factory=list)  # measures that this machine lacks, for people
 
     def __post_init__(self) -> None:
-        self.folders: PrivateFolders | None = None
+        self._folders: PrivateFolders | None = None
         self._scratch: str | None = None
         self._change_user = containment.may_change_user()
         self._kinds = _KINDS[self.wanted]
-        if not confine.landlock_version():  # what bubblewrap makes is shared by the sessions of a toolset then
+        if not confine.landlock_version():  # then a jail shows sessions less than bubblewrap does
             self._kinds = tuple(sorted(self._kinds, key=("jail", "namespaces", "process").index))
         try:
             self.filters = seccomp.filters()
@@ -64,7 +62,7 @@ class Nursery:
     def launch(self, variant: int) -> "Zygote":
         """Starts a zygote, in namespaces if wanted and possible. Blocks for about 0.1 s. Raises ZygoteError."""
         kinds: dict[str, Callable[[int], containment.Placement]] = {
-            "namespaces": lambda fd: containment.namespaces(fd, variant, self._change_user),
+            "namespaces": lambda fd: containment.namespaces(fd, variant, self._change_user, self._scratch_folder()),
             "jail": lambda fd: self._jail(fd, variant),
             "process": lambda fd: containment.process(fd, variant, self._change_user, self._scratch_folder()),
         }
@@ -75,24 +73,41 @@ class Nursery:
             except (ZygoteError, OSError) as error:
                 failures.append(f"no {_MEANING[kind]}: {error}")
                 continue
-            self.missing += failures
             self._kinds = (kind,)  # the next ones get the same
-            if self.folders is None and kind != "namespaces":
+            if self._folders is None:
+                self.missing += failures if self._modes_hold() else [*failures, _WEAK]
                 scratch = self._scratch_folder()
                 user = enclosure.NOBODY if zygote.placement.drop_user else os.geteuid()
                 top = os.path.join(scratch, "root", "scratch") if kind == "jail" else scratch
-                self.folders = PrivateFolders(top, user)
+                self._folders = PrivateFolders(top, user)
             return zygote
         raise ZygoteError("; ".join(failures))
 
+    @property
+    def folders(self) -> PrivateFolders:
+        """Those of templates and sessions."""
+        assert self._folders is not None, "no zygote was launched"
+        return self._folders
+
+    def unbind_modes(self) -> None:
+        """Enters a user namespace in which modes bind sessions and not this process, if it needs one and can have it.
+
+        To be called while this process has one thread.
+        """
+        if not self._modes_hold():
+            _own_user()
+
+    def _modes_hold(self) -> bool:
+        return self._change_user or overrides_modes()
+
     def _jail(self, control_fd: int, variant: int) -> containment.Placement:
-        """Sessions in a jail may be this process's user, and no Landlock holds them: modes have to, and not bind us."""
-        if not self._change_user and not overrides_modes() and not _own_user():
+        """Sessions in a jail may be this process's user, and Landlock may be missing: modes have to hold them."""
+        if not self._modes_hold():
             raise OSError("the kernel gives no user namespace")
         return containment.jail(control_fd, variant, self._change_user, self._scratch_folder(), self.library)
 
     def close(self) -> None:
-        """Removes what sessions left; in namespaces nothing is left."""
+        """Removes what sessions left."""
         if self._scratch is None:
             return
         remove_tree(self._scratch)
@@ -108,7 +123,7 @@ class Nursery:
         return self._scratch
 
 
-def _own_user() -> bool:
+def _own_user() -> None:
     """Enters a user namespace, after a child process has seen that modes do not bind it there."""
     with tempfile.TemporaryDirectory() as folder:
         closed = os.path.join(folder, "closed")
@@ -123,7 +138,8 @@ def _own_user() -> bool:
                 os._exit(1)
         works = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         os.chmod(closed, 0o700)
-    return works and enclosure.own_user()
+    if works:
+        enclosure.own_user()
 
 
 def _remove_abandoned() -> None:
@@ -154,7 +170,6 @@ class Zygote:
             self._process = containment.start(self.placement, theirs.fileno())
         settings = {
             "scratch": self.placement.scratch,
-            "scratch_is_new": self.placement.scratch_is_new,
             "own_paths": self.placement.own_paths,
             "read_only": self.placement.read_only,
             "drop_user": self.placement.drop_user,

@@ -14,7 +14,7 @@ import sys
 
 NOBODY = 65534  # the user of sessions, where the server may choose one
 _FLAGS = {"mnt": 0x00020000, "ipc": 0x08000000, "pid": 0x20000000, "net": 0x40000000, "user": 0x10000000}
-_MS_PRIVATE_REC, _MS_NOSUID_NODEV_NOEXEC = 1 << 18 | 1 << 14, 2 | 4 | 8
+_MS_PRIVATE_REC, _MS_BIND = 1 << 18 | 1 << 14, 1 << 12
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP = 1, 4, 8, 24
 _CAP_SYS_ADMIN, _LAST_CAP = 21, 40
 _CAPABILITY_VERSION = 0x20080522
@@ -76,22 +76,25 @@ def try_out(scratch: str, wanted: tuple[str, ...]) -> list[str]:
         found = 0
         for bit, name in enumerate(_FLAGS):
             if name in wanted and _libc.unshare(_FLAGS[name]) == 0:
-                found |= 1 << bit if name != "mnt" or _mount(scratch, 1 << 20) else 0
+                found |= 1 << bit if name != "mnt" or _show_as(scratch, scratch) else 0
         os._exit(found)
     found = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return [name for bit, name in enumerate(_FLAGS) if found > 0 and found >> bit & 1]
 
 
-def enter(namespaces: list[str], scratch: str, size: int) -> None:
-    """Enters them; returns in a new process. `scratch` becomes a file system of its own of `size` bytes at most.
+def enter(namespaces: list[str], scratch: str, folder: list[str]) -> str:
+    """Enters them; returns in a new process, with the path of a template's `folder` (names, from `scratch` down).
 
-    The process that called ends when the new one does. Raises OSError.
+    With a mount namespace of its own it finds nothing else in `scratch`. The process that called ends when the new one
+    does. Raises OSError.
     """
     for name in namespaces:
         if _libc.unshare(_FLAGS[name]) != 0:
             raise OSError(ctypes.get_errno(), f"no {name} namespace")
-    if "mnt" in namespaces and not _mount(scratch, size):
-        raise OSError(ctypes.get_errno(), "no file system of its own")
+    if "mnt" in namespaces:
+        if not _show_as(os.path.join(scratch, folder[0]), scratch):
+            raise OSError(ctypes.get_errno(), "no view of its own")
+        folder = folder[1:]
     if "pid" in namespaces:
         child = os.fork()
         if child:
@@ -100,6 +103,7 @@ def enter(namespaces: list[str], scratch: str, size: int) -> None:
             os.waitpid(child, 0)
             os._exit(0)
     drop_capabilities()
+    return os.path.join(scratch, *folder)
 
 
 def drop_capabilities() -> None:
@@ -109,9 +113,8 @@ def drop_capabilities() -> None:
     _set_capabilities(0)
 
 
-def _mount(scratch: str, size: int) -> bool:
-    options = f"size={size},nr_inodes={max(1024, size >> 13)},mode=0333".encode()
-    return bool(_libc.mount(b"tmpfs", os.fsencode(scratch), b"tmpfs", _MS_NOSUID_NODEV_NOEXEC, options) == 0)
+def _show_as(folder: str, place: str) -> bool:
+    return bool(_libc.mount(os.fsencode(folder), os.fsencode(place), None, _MS_BIND, None) == 0)
 
 
 def _set_capabilities(mask: int) -> None:

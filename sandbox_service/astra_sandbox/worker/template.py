@@ -5,8 +5,8 @@ one socket a session, then a mailbox each where the server looks for replies. Ou
 `{"ready": true}` or `{"rejected": message}`, then `{"ended", "status", "cpu"}` for every session that is gone, and
 `{"failed": message}` before it gives up. When that socket closes, the template and all its sessions die.
 
-It loads under a system-call filter and a file view of its own; each session adds a stricter one. Where the server sees
-the folders it makes them, and nobody else can; a source has none to write in while it loads.
+It loads under a system-call filter and a file view of its own; each session adds a stricter one. The server makes the
+folders, and nobody else can: a source has none to write in while it loads.
 """
 
 import contextlib
@@ -46,31 +46,24 @@ _encode_json, _decode_json = json.JSONEncoder().encode, json.JSONDecoder().decod
 class Confinement(NamedTuple):
     """What a zygote prepares for its templates and sessions."""
 
-    scratch: str
     view: FileView
     template_filter: SyscallFilter
     session_filter: SyscallFilter
-    namespaces: list[str]  # that each template has to itself
 
 
 class RejectedError(Exception):
     """The toolset cannot be loaded; the message is for its author."""
 
 
-def main(control: socket.socket, order: dict[str, Any], source: str, confinement: Confinement) -> NoReturn:
-    """Loads `source`, says so, and forks sessions until the server closes `control`."""
+def main(
+    control: socket.socket, order: dict[str, Any], source: str, directory: str, confinement: Confinement
+) -> NoReturn:
+    """Loads `source`, says so, and forks sessions until the server closes `control`. `directory`: its own folder."""
     os.setpgid(0, 0)
     die_with_parent()
     hide_from_peers()
     control.send(b'{"loading": true}')  # from now on the server knows this process
-    directory = os.path.join(confinement.scratch, *order["folder"])
-    if order["made"]:
-        os.chdir(directory)
-    else:
-        os.makedirs(os.path.dirname(directory), exist_ok=True)
-        os.mkdir(directory, 0o300)  # sessions cannot list it: a sibling's folder has an unguessable name
-        os.mkdir(os.path.join(directory, "empty"), 0o500)
-        os.chdir(os.path.join(directory, "empty"))
+    os.chdir(directory)
     confinement.view.confine(directory)
     confinement.template_filter.install()
     try:
@@ -80,7 +73,7 @@ def main(control: socket.socket, order: dict[str, Any], source: str, confinement
         control.recv(1)  # until the server has read it and closes: gVisor may drop what a dead process sent
         os._exit(1)
     try:
-        Template(control, tools, directory, order, confinement).run()
+        Template(control, tools, directory, order["stateless"], confinement).run()
     except BaseException as error:  # the boundary: the server writes it to its log, and starts another template
         control.send(_encode_json({"failed": session.describe(error).decode()}).encode())
         os._exit(1)
@@ -134,13 +127,13 @@ class Template:
         control: socket.socket,
         tools: dict[str, Callable[..., Any]],
         directory: str,
-        order: dict[str, Any],
+        stateless: bool,
         confinement: Confinement,
     ) -> None:
         self._control, self._tools, self._directory = control, tools, directory
-        self._stateless, self._made = order["stateless"], order["made"]
+        self._stateless = stateless
         self._confinement = confinement
-        self._sessions: dict[int, tuple[int, str]] = {}  # pid -> (the server's number, private directory)
+        self._sessions: dict[int, int] = {}  # by process id, the server's numbers
 
     def run(self) -> NoReturn:
         """Serves commands until the control socket closes."""
@@ -170,22 +163,20 @@ class Template:
         count = len(command["open"])
         mailboxes = fds[count:] if command["mailboxes"] else [None] * count
         for number, name, fd, mailbox in zip(command["open"], command["folders"], fds, mailboxes, strict=False):
-            directory = os.path.join(self._directory, name)
-            if not self._made:
-                os.mkdir(directory, 0o700)
             pid = os.fork()
             if pid == 0:
-                self._become_session(fd, mailbox, directory, command["seed"], command["limits"])
-            self._sessions[pid] = (number, directory)
+                self._become_session(fd, mailbox, name, command["seed"], command["limits"])
+            self._sessions[pid] = number
             os.close(fd)
             if mailbox is not None:
                 os.close(mailbox)
         return True
 
-    def _become_session(self, fd: int, file: int | None, directory: str, seed: int, limits: dict[str, int]) -> NoReturn:
+    def _become_session(self, fd: int, file: int | None, name: str, seed: int, limits: dict[str, int]) -> NoReturn:
         try:
             signal.set_wakeup_fd(-1)
             die_with_parent()
+            directory = os.path.join(self._directory, name)
             os.chdir(directory)
             self._confinement.view.confine(directory)
             mailbox = None if file is None else Mailbox(mmap.mmap(file, SIZE))
@@ -215,16 +206,6 @@ class Template:
                 return
             if pid not in self._sessions:  # the first process of a namespace inherits orphans
                 continue
-            number, directory = self._sessions.pop(pid)
-            if not self._made:
-                self._remove(directory)
+            number = self._sessions.pop(pid)
             cpu = round(usage.ru_utime + usage.ru_stime, 3)
             self._control.send(_encode_json({"ended": number, "status": status, "cpu": cpu}).encode())
-
-    def _remove(self, directory: str) -> None:
-        try:
-            os.rmdir(directory)  # nearly always empty
-        except OSError:
-            import shutil  # rarely needed, and every session would carry it
-
-            shutil.rmtree(directory, ignore_errors=True)

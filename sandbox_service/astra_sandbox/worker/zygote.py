@@ -36,9 +36,6 @@ def main(control_fd: int) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "astra_sandbox"]:
         del sys.modules[name]  # a source finds the standard library, and nothing of ours
     sys.path[:] = [path for path in sys.path if path not in settings["own_paths"]]
-    if settings["scratch_is_new"]:
-        os.makedirs(settings["scratch"], exist_ok=True)
-        os.chmod(settings["scratch"], 0o1333)
     devnull = os.open(os.devnull, os.O_RDWR)
     if settings["drop_user"]:
         enclosure.keep_capabilities()
@@ -47,11 +44,9 @@ def main(control_fd: int) -> None:
         os.setresuid(*[enclosure.NOBODY] * 3)
     entered, own = _enclose(settings)
     confinement = template.Confinement(
-        scratch=settings["scratch"],
         view=FileView(settings["read_only"]),
         template_filter=SyscallFilter(base64.b64decode(settings["template_filter"])),
         session_filter=SyscallFilter(base64.b64decode(settings["session_filter"])),
-        namespaces=own,
     )
     hide_from_peers()
     ceiling = address_space() + settings["memory_ceiling"]
@@ -71,7 +66,7 @@ def main(control_fd: int) -> None:
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             control.close()
-            _become_template(json.loads(message), fds, confinement, devnull)
+            _become_template(json.loads(message), fds, settings["scratch"], own, confinement, devnull)
         for fd in fds:
             os.close(fd)
 
@@ -87,19 +82,25 @@ def _enclose(settings: dict[str, Any]) -> tuple[list[str], list[str]]:
         enclosure.jail(settings["jail"])
     else:
         enclosure.regain()
-    # the server makes and watches the folders in a jail: it could not see them in a file system of a template's own
     wanted = ("ipc", "pid") if settings["jail"] else ("mnt", "ipc", "pid")
     return entered, enclosure.try_out(settings["scratch"], wanted)
 
 
-def _become_template(order: dict[str, Any], fds: list[int], confinement: template.Confinement, devnull: int) -> None:
+def _become_template(
+    order: dict[str, Any],
+    fds: list[int],
+    scratch: str,
+    namespaces: list[str],
+    confinement: template.Confinement,
+    devnull: int,
+) -> None:
     try:
         with open(fds[1], encoding="utf-8") as file:
             source = file.read()
         for fd in (0, 1, 2):
             os.dup2(devnull, fd)
         os.close(devnull)
-        enclosure.enter(confinement.namespaces, confinement.scratch, order["limits"]["scratch_bytes"])
-        template.main(socket.socket(fileno=fds[0]), order, source, confinement)
+        directory = enclosure.enter(namespaces, scratch, order["folder"])
+        template.main(socket.socket(fileno=fds[0]), order, source, directory, confinement)
     finally:  # nothing of the zygote may run in a template
         os._exit(1)

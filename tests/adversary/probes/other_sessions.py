@@ -190,6 +190,35 @@ async def notes_in_memory_that_forks_share(arena: Arena) -> bool:
 
 
 @probe
+async def notes_in_a_file_that_a_source_maps(arena: Arena) -> bool:
+    """As it loads, anywhere it can: every process that is forked from its own has that memory."""
+    secret = canary()
+    body = """
+        _PAGES = []
+        for _place in (".", "..", "../..", "/tmp", "/dev/shm", "/var/tmp", "/scratch", "/run", os.path.expanduser("~")):
+            _path = f"{_place}/leftover-{secrets.token_hex(8)}"
+            try:
+                with open(_path, "w+b") as _file:
+                    _file.truncate(4096)
+                    _PAGES.append(mmap.mmap(_file.fileno(), 4096))
+                os.unlink(_path)
+            except OSError:
+                pass
+        def leave(item):
+            for page in _PAGES:
+                page[: len(item)] = item.encode()
+        def find():
+            return _canaries([page[:] for page in _PAGES])
+        """
+    writer, sibling = await arena.open(PRELUDE + "import secrets\n" + dedent(body), 2)
+    await writer.call("leave", {"item": secret})
+    outcome = await sibling.call("find")
+    for session in (writer, sibling):
+        await session.close()
+    return secret in (outcome.text or "")
+
+
+@probe
 async def notes_in_the_times_of_files(arena: Arena) -> bool:
     """A number that a session writes as the time of a file that others see too."""
     number = 1_000_000_000 + secrets.randbelow(1_000_000)

@@ -217,6 +217,38 @@ async def files_without_a_name(arena: Arena) -> bool:
 
 
 @probe
+async def files_that_are_only_mapped(arena: Arena) -> bool:
+    """Removed and closed, a file lives on in a mapping of one page of it: can a session keep more than 256 MiB so?"""
+    session = await attacker(
+        arena,
+        """
+        _held, _map = [], _libc.mmap  # Python's own would keep the file open
+        _map.restype = ctypes.c_void_p
+        _map.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+        def fill(part):
+            block = bytes(1 << 20)
+            for number in range(8):
+                try:
+                    with open("m", "w+b", buffering=0) as file:
+                        os.unlink("m")
+                        for _ in range(15):
+                            file.write(block)
+                        address = _map(None, 4096, mmap.PROT_READ, mmap.MAP_PRIVATE, file.fileno(), 0)
+                        if address != 2**64 - 1:
+                            _held.append(address)
+                except OSError:
+                    break
+            return len(_held)
+        def kept():
+            return sum((15 << 20) + ctypes.string_at(address, 1)[0] for address in _held)
+        """,
+        call_seconds=15,
+        file_bytes=16 << 20,
+    )
+    return await _filled(session) > 256 << 20
+
+
+@probe
 async def files_in_a_folder_that_cannot_be_listed(arena: Arena) -> bool:
     """Or that lies deeper than a path reaches: can a session keep more than 256 MiB so?"""
     session = await attacker(
