@@ -3,6 +3,8 @@
 import asyncio
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -179,6 +181,38 @@ def test_a_tree_deeper_than_a_path_reaches_goes(tmp_path: Path) -> None:
         os.chdir(home)
     remove_tree(str(top))
     assert not top.exists()
+
+
+SWAPPING = """
+import ctypes, sys
+exchange, a, b = ctypes.CDLL(None).renameat2, *(f"{sys.argv[1]}/{name}".encode() for name in "ab")
+print("swapping", flush=True)
+while True:
+    exchange(-100, a, -100, b, 2)
+"""
+
+
+def test_a_folder_that_is_swapped_for_a_link_takes_nothing_with_it(tmp_path: Path) -> None:
+    outside, top = tmp_path / "outside", tmp_path / "top"
+    for name in "cd":
+        (outside / name).mkdir(parents=True)
+        (outside / name / "file").write_text("x")
+    outside.chmod(0o755)
+    swapping = subprocess.Popen([sys.executable, "-c", SWAPPING, str(top)], stdout=subprocess.PIPE)
+    try:
+        assert swapping.stdout is not None
+        assert swapping.stdout.readline() == b"swapping\n"
+        for _ in range(300):
+            (top / "a" / "inner").mkdir(parents=True)
+            (top / "b").symlink_to(outside)
+            for _ in range(50):  # each may be stopped by what it finds swapped
+                remove_tree(str(top))
+            assert not top.exists()
+    finally:
+        swapping.kill()
+        swapping.communicate()
+    assert sorted(path.name for path in outside.rglob("*")) == ["c", "d", "file", "file"]
+    assert outside.stat().st_mode & 0o777 == 0o755
 
 
 def test_what_cannot_be_removed_is_no_error(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from astra_api.records import SessionLimits, ToolError, ToolErrorKind, ToolResul
 from astra_sandbox.client import Retry, SandboxClient
 from astra_sandbox.interface import CapacityExhausted, SandboxError, Session
 from astra_sandbox.server import guard
+from astra_sandbox.server.disks import Changes
 from astra_sandbox.server.memory import Memory
 
 SOURCE = """
@@ -314,7 +315,7 @@ async def test_processes_do_not_hide_behind_others_that_end_as_they_begin(monkey
     monkeypatch.setattr(guard, "running_processes", lambda: 100 + machine.members.total())
     monkeypatch.setattr(guard, "members_of_groups", lambda: machine.members)
     memory: Any = SimpleNamespace(share=lambda: 0.0)
-    watched = asyncio.create_task(guard.Guard({}, memory, machine, None).watch())  # type: ignore[arg-type]
+    watched = asyncio.create_task(guard.Guard({}, memory, machine, Changes()).watch())  # type: ignore[arg-type]
     machine.start(1, 400)
     async with asyncio.timeout(3):
         while machine.running:  # noqa: ASYNC110

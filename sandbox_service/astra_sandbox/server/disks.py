@@ -99,10 +99,10 @@ class SessionFiles:
         if not self.watched:
             self.watched = self._changes.watch(self, self._path)
         try:
-            size, files = _written(self._path)
+            size, files, named = _written(self._path)
         except OSError:
             return "the session hid files in a folder that cannot be looked at"
-        nameless = _nameless(pid, os.path.basename(self._path), file_bytes)
+        nameless = _nameless(pid, os.path.basename(self._path), named, file_bytes)
         most = _FULL_FILES * file_bytes
         self._none = not files and not nameless
         if size + nameless > most or files > _FILES:
@@ -110,12 +110,13 @@ class SessionFiles:
         return None
 
 
-def _written(folder: str) -> tuple[int, int]:
-    """(bytes, files) below a folder; no more files are counted than tell that there are too many.
+def _written(folder: str) -> tuple[int, int, set[int]]:
+    """(bytes, files, their inodes) below a folder; no more files are counted than tell that there are too many.
 
     Raises OSError for a folder that cannot be listed, or lies too deep.
     """
     size = files = 0
+    inodes = set()
     waiting = [folder]
     while waiting and files <= _FILES:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(waiting.pop()) as entries:
@@ -127,11 +128,13 @@ def _written(folder: str) -> tuple[int, int]:
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(entry.path)
                     else:
-                        size += entry.stat(follow_symlinks=False).st_blocks * 512
-    return size, files
+                        found = entry.stat(follow_symlinks=False)
+                        size += found.st_blocks * 512
+                        inodes.add(found.st_ino)
+    return size, files, inodes
 
 
-def _nameless(pid: int | None, folder: str, file_bytes: int) -> int:
+def _nameless(pid: int | None, folder: str, named: set[int], file_bytes: int) -> int:
     """Bytes of the files of a session that have no name any more, where the kernel lets us look.
 
     Held open they are measured. One that is only mapped cannot be, and counts as the largest that it can be.
@@ -140,10 +143,14 @@ def _nameless(pid: int | None, folder: str, file_bytes: int) -> int:
     for file in _open_files(pid):
         if stat.S_ISREG(file.st_mode) and not file.st_nlink:
             sizes[file.st_ino] = file.st_blocks * 512
+    within = os.fsencode(f"/{folder}/")
     with contextlib.suppress(OSError), open(f"/proc/{pid}/maps", "rb") as maps:
-        for line in maps:
-            if line.endswith(b" (deleted)\n") and os.fsencode(f"/{folder}/") in line:
-                sizes.setdefault(int(line.split(maxsplit=5)[4]), file_bytes)
+        for line in maps:  # under gVisor names may hold line ends, and make up lines
+            if within in line:
+                inode = line.split(maxsplit=5)[4:5]
+                number = int(inode[0]) if inode and inode[0].isdigit() else -1
+                if number not in named:
+                    sizes.setdefault(number, file_bytes)
     return sum(sizes.values())
 
 

@@ -1,13 +1,12 @@
 """The private folders of templates and sessions: who makes them, who may write beside them, and how they go.
 
-Untrusted code has the user of its siblings, and so would have their rights to a folder that both can reach. Where the
-server sees these folders it makes them itself, in folders in which that user may create nothing: what a session writes
-lies in its own folder or nowhere. For this the server is root, or in a user namespace in which modes do not bind it.
+Untrusted code has the user of its siblings, and so would have their rights to a folder that both can reach. The server
+makes these folders itself, in folders in which that user may create nothing: what a session writes lies in its own
+folder or nowhere. For this the server is root, or in a user namespace in which modes do not bind it.
 """
 
 import asyncio
 import contextlib
-import itertools
 import os
 import secrets
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 
 LOCK = "lock"  # in a server's top folder: held while the server lives
 _CAP_DAC_OVERRIDE = 1
+_MOST_PASSES = 20_000  # over one tree, a pass for each level: who goes on writing in it cannot keep a thread busy
 
 
 def capabilities() -> int:
@@ -70,30 +70,54 @@ class PrivateFolders:
 def remove_tree(top: str) -> None:
     """Removes a folder, however deep its tree is and whatever its modes say; what cannot be removed stays.
 
-    Folders in folders are moved up before they are emptied, so that no path gets long. A lock goes last: without it
-    nobody would finish what was interrupted.
+    No link is followed, also if somebody swaps a folder for one meanwhile. Folders in folders are moved up before they
+    are emptied, so that no more than two are open. A lock goes last: without it nobody would finish what was
+    interrupted. Who still writes in it can keep it from going.
     """
-    names = (os.path.join(top, f"{secrets.token_hex(16)}") for _ in itertools.count())
     with contextlib.suppress(OSError):
-        os.chmod(top, 0o700)
-        while entries := [entry for entry in os.scandir(top) if entry.name != LOCK]:
-            for entry in entries:
-                with contextlib.suppress(FileNotFoundError):  # somebody else removed it
-                    _remove_shallow(entry, names)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(top, LOCK))
+        with _opened(top, None) as folder:
+            for _ in range(_MOST_PASSES):
+                entries = [entry for entry in _entries(folder) if entry.name != LOCK]
+                if not entries:
+                    break
+                for entry in entries:
+                    with contextlib.suppress(FileNotFoundError):  # somebody else removed it
+                        _remove_shallow(entry, folder)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(LOCK, dir_fd=folder)
         os.rmdir(top)
 
 
-def _remove_shallow(entry: os.DirEntry[str], names: Iterator[str]) -> None:
+def _remove_shallow(entry: os.DirEntry[str], parent: int) -> None:
     if not entry.is_dir(follow_symlinks=False):
-        os.unlink(entry)
+        os.unlink(entry.name, dir_fd=parent)
         return
-    os.chmod(entry, 0o700)
-    for inner in list(os.scandir(entry)):
-        if inner.is_dir(follow_symlinks=False):
-            os.chmod(inner, 0o700)
-            os.rename(inner, next(names))
-        else:
-            os.unlink(inner)
-    os.rmdir(entry)
+    with _opened(entry.name, parent) as folder:
+        for inner in _entries(folder):
+            if inner.is_dir(follow_symlinks=False):
+                with _opened(inner.name, folder):  # its mode has to let it be moved
+                    os.rename(inner.name, secrets.token_hex(16), src_dir_fd=folder, dst_dir_fd=parent)
+            else:
+                os.unlink(inner.name, dir_fd=folder)
+    os.rmdir(entry.name, dir_fd=parent)
+
+
+def _entries(folder: int) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return list(entries)
+
+
+@contextlib.contextmanager
+def _opened(name: str, parent: int | None) -> Iterator[int]:
+    """A folder and no link to one, with a mode that lets its owner in."""
+    place = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    try:
+        with contextlib.suppress(OSError):  # not its owner, but one whom modes do not bind
+            os.chmod(f"/proc/self/fd/{place}", 0o700)
+        folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=place)
+    finally:
+        os.close(place)
+    try:
+        yield folder
+    finally:
+        os.close(folder)

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import socket
 import struct
@@ -71,6 +72,15 @@ class ProcessHandle:
     @property
     def pid(self) -> int:
         return self._pid
+
+    @property
+    def lives(self) -> bool:
+        """Whether it is known to have not ended; without pidfd nothing is known."""
+        if self._fd is None:
+            return False
+        ended = select.poll()
+        ended.register(self._fd, select.POLLIN)
+        return not ended.poll(0)
 
     def kill(self) -> None:
         """SIGKILL; nothing if it is gone."""

@@ -87,6 +87,11 @@ class SessionProcess:
         """The process id, in the server's namespace."""
         return self._handle.pid if self._handle else None
 
+    @property
+    def lives(self) -> bool:
+        """Whether the process is known to have not ended."""
+        return self._handle is not None and self._handle.lives
+
     def disk_fault(self, file_bytes: int) -> str | None:
         """Why it keeps too much in files (`file_bytes`: the limit of one), or None."""
         return self._files.fault(file_bytes, self.pid)
@@ -405,14 +410,17 @@ class Template:
         if "failed" in message:
             print(f"astra_sandbox: a template failed: {str(message['failed'])[:300]!a}", file=sys.stderr)
         number, status, cpu = message.get("ended"), message.get("status"), message.get("cpu")
+        process = self._processes.get(number) if isinstance(number, int) else None
+        if process is not None and process.lives:
+            print("astra_sandbox: a source told of an end that was none; its template is ended", file=sys.stderr)
+            self.close()
+            return
         folder = self._forked.pop(number, None) if isinstance(number, int) else None
         if folder is not None:
             self._folders.remove(folder)
-        if isinstance(number, int) and isinstance(status, int) and isinstance(cpu, int | float):
-            process = self._processes.get(number)
-            if process is not None:
-                process.status, process.cpu = status, float(cpu)
-                process.reported.set()
+        if process is not None and isinstance(status, int) and isinstance(cpu, int | float):
+            process.status, process.cpu = status, float(cpu)
+            process.reported.set()
 
 
 class Templates:

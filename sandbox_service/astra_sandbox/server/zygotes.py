@@ -30,7 +30,10 @@ _MEANING = {"namespaces": "bubblewrap", "jail": "user namespace with a root fold
 _PREFIX = "astra-sandbox-"
 MAX_VARIANT = 7
 _CLOCK_STEP = 37 * 86400 + 12345.678  # seconds between the clocks of two variants
-_WEAK = "no user namespace for the server: a source can leave files for its own sessions as it loads"
+_WEAK = (
+    "no user namespace for the server: a source can write files for its own sessions as it loads, and files without "
+    "a name are not counted"
+)
 _START_SECONDS = 60.0  # on a node that is very busy
 
 
