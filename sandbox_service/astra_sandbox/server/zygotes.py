@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -146,12 +147,15 @@ def _own_user() -> None:
 
 
 def _remove_abandoned() -> None:
-    """Removes the folders of servers that were killed: their lock is free."""
+    """Removes the folders of this user's servers that were killed: their lock is free."""
     for entry in list(os.scandir(tempfile.gettempdir())):
         if not entry.name.startswith(_PREFIX):
             continue
-        with contextlib.suppress(OSError):  # not ours, in use, or just removed by another
-            lock = os.open(os.path.join(entry.path, LOCK), os.O_RDWR)
+        with contextlib.suppress(OSError):  # in use, or just removed by another
+            found = entry.stat(follow_symlinks=False)
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+                continue
+            lock = os.open(os.path.join(entry.path, LOCK), os.O_RDWR | os.O_NOFOLLOW)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 remove_tree(entry.path)
