@@ -19,6 +19,7 @@ import grpc
 import astra_api
 import astra_sandbox
 from astra_sandbox.interface import Isolation
+from astra_sandbox.server.containment import has_other_users
 from astra_sandbox.server.library import write_library
 
 _STOP_SECONDS = 5.0
@@ -153,7 +154,7 @@ class InGvisor:
         (bundle / "config.json").write_text(json.dumps(self._configuration(folder, capacity)))
         command = [
             runsc,
-            *([] if os.geteuid() == 0 else ["--rootless"]),
+            *([] if os.geteuid() == 0 and has_other_users() else ["--rootless"]),
             "--network=none",
             "--host-uds=create",
             "--ignore-cgroups",

@@ -19,6 +19,7 @@ from astra_sandbox.client import Retry, SandboxClient
 from astra_sandbox.interface import Isolation, SandboxError, Session
 from astra_sandbox.launching import LocalSandbox, launch_local
 from astra_sandbox.placing import InGvisor
+from astra_sandbox.server.containment import may_change_user
 
 TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 LEVELS = ("process", "namespaces", "gvisor", "pod")
@@ -363,7 +364,9 @@ def _remove_leftovers() -> None:
 
 
 def missing(level: str) -> str | None:
-    """The program that a level needs and this machine lacks."""
+    """What a level needs and is not to be had here."""
+    if level == "pod" and not may_change_user():
+        return "root, for a pod's user is another"
     program = {"namespaces": "bwrap", "gvisor": "runsc", "pod": "runsc"}.get(level)
     return program if program and shutil.which(program) is None else None
 

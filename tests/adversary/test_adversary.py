@@ -64,5 +64,5 @@ def test_every_attack_succeeds_where_nothing_contains_it(table: list[dict[str, s
 @pytest.mark.parametrize("level", LEVELS)
 def test_no_attack_succeeds(table: list[dict[str, str]], level: str) -> None:
     if lacking := missing(level):
-        pytest.skip(f"{lacking} is not installed")
+        pytest.skip(f"there is no {lacking}")
     assert {row["name"]: row[level] for row in table} == dict.fromkeys(SHORT, CONTAINED)

@@ -11,6 +11,7 @@ from pathlib import Path
 import astra_sandbox
 from astra_sandbox.server.folders import capabilities
 from astra_sandbox.server.library import copy_compiled_modules, write_library
+from astra_sandbox.worker.enclosure import NOBODY
 
 _OWN = Path(astra_sandbox.__file__).parent
 _START = (
@@ -145,9 +146,19 @@ def start(placement: Placement, control_fd: int) -> subprocess.Popen[bytes]:
 
 
 def may_change_user() -> bool:
-    """Root with its capabilities; root in a container may lack them. To be asked before a user namespace is entered."""
+    """Root with its capabilities, where there is another user; root in a container may lack either.
+
+    To be asked before a user namespace is entered.
+    """
     needed = 1 << 6 | 1 << 7  # CAP_SETGID, CAP_SETUID
-    return os.geteuid() == 0 and capabilities() & needed == needed
+    return os.geteuid() == 0 and capabilities() & needed == needed and has_other_users()
+
+
+def has_other_users() -> bool:
+    """Whether this process's user namespace knows others than its own, NOBODY for one."""
+    maps = [Path(f"/proc/self/{kind}_map").read_text().splitlines() for kind in ("uid", "gid")]
+    spans = [[[int(word) for word in line.split()] for line in lines] for lines in maps]
+    return all(any(first <= NOBODY < first + count for first, _, count in rows) for rows in spans)
 
 
 def _python() -> tuple[str, list[str]]:
