@@ -1,7 +1,6 @@
 """Who uses too much memory or disk dies, and its neighbours do not notice."""
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from astra_sandbox.interface import CapacityExhausted, SandboxError, Session
 from astra_sandbox.server import guard
 from astra_sandbox.server.disks import Changes
 from astra_sandbox.server.memory import Memory
+from astra_sandbox.server.processes import process_groups
 
 SOURCE = """
 import ctypes, os, signal, time
@@ -90,6 +90,20 @@ KEPT = []
 while True:
     KEPT.append(os.urandom(8 << 20))
     time.sleep(0.02)
+def who():
+    return os.getpid()
+"""
+HUNGRY_CHILDREN = """
+import os, signal, time
+KEPT = []
+def _start(*_):
+    for _ in range(8):
+        if os.fork() == 0:
+            while True:
+                KEPT.append(os.urandom(1 << 20))
+                time.sleep(0.02)
+signal.signal(signal.SIGALRM, _start)
+signal.setitimer(signal.ITIMER_REAL, 0.5)
 def who():
     return os.getpid()
 """
@@ -261,7 +275,9 @@ async def test_hidden_files_are_an_end(tmp_path: Path, server: Any, make_toolset
         assert "cannot be looked at" in outcome.message
 
 
-@pytest.mark.parametrize("hostile", [HOSTILE_WHEN_LOADED, HUNGRY_AS_IT_LOADS], ids=["loaded", "loading"])
+@pytest.mark.parametrize(
+    "hostile", [HOSTILE_WHEN_LOADED, HUNGRY_AS_IT_LOADS, HUNGRY_CHILDREN], ids=["loaded", "loading", "forked"]
+)
 async def test_a_source_that_takes_the_memory_ends_and_no_session_of_another(
     tmp_path: Path, server: Any, make_toolset: Callable[..., Toolset], hostile: str
 ) -> None:
@@ -305,15 +321,34 @@ async def test_a_source_that_goes_on_after_it_is_loaded_is_ended(
         await client.close()
 
 
+async def test_what_a_source_started_ends_with_a_server_that_is_killed(
+    tmp_path: Path, server: Any, make_toolset: Callable[..., Toolset]
+) -> None:
+    async with server(tmp_path) as (address, process):
+        client = SandboxClient([address], retry=Retry(budget=0.1))
+        (session,) = await client.open_sessions(make_toolset(STARTS_PROCESSES, "who"), 1, limits=LIMITS)
+        outcome = await session.call("who", "{}")
+        assert isinstance(outcome, ToolResult)
+        (group,) = (leader for leader, members in process_groups().items() if int(outcome.json_text) in members)
+        async with asyncio.timeout(5):
+            while len(process_groups()[group]) < 40:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        process.kill()
+        async with asyncio.timeout(5):
+            while group in process_groups():  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        await client.close()
+
+
 class _Machine:
     """What a guard sees of a machine: templates with as many processes each as it says."""
 
     def __init__(self) -> None:
         self.running: list[Any] = []
-        self.members: Counter[int] = Counter()
+        self.members: dict[int, list[int]] = {}
 
     def start(self, pid: int, processes: int) -> None:
-        self.members[pid] = processes
+        self.members[pid] = [pid] * processes
         self.running.append(SimpleNamespace(pid=pid, processes=1, overworked=False, close=lambda: self.end(pid)))
 
     def end(self, pid: int) -> None:
@@ -325,8 +360,8 @@ class _Machine:
 
 async def test_processes_do_not_hide_behind_others_that_end_as_they_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = _Machine()
-    monkeypatch.setattr(guard, "running_processes", lambda: 100 + machine.members.total())
-    monkeypatch.setattr(guard, "members_of_groups", lambda: machine.members)
+    monkeypatch.setattr(guard, "running_processes", lambda: 100 + sum(map(len, machine.members.values())))
+    monkeypatch.setattr(guard, "process_groups", lambda: machine.members)
     memory: Any = SimpleNamespace(share=lambda: 0.0)
     watched = asyncio.create_task(guard.Guard({}, memory, machine, Changes()).watch())  # type: ignore[arg-type]
     machine.start(1, 400)

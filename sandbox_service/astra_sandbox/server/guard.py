@@ -3,9 +3,9 @@
 Sessions may be promised more memory together than there is (capacity times a session's limit): that is the overcommit.
 Above six tenths of the memory, templates without sessions are ended, one at a time. When less than a tenth is left,
 the session that uses most of it is ended with OUT_OF_MEMORY, and new ones wait; so is a template whose source takes
-most as it loads, or after that. A template with more processes than sessions is ended too, and one that computes when
-it has nothing to do. What each session keeps in files is looked at during its calls and between them; the session looks
-after each.
+most as it loads, or after that, itself or in processes that it started. A template with more processes than sessions is
+ended too, and one that computes when it has nothing to do. What each session keeps in files is looked at during its
+calls and between them; the session looks after each.
 """
 
 import asyncio
@@ -14,9 +14,9 @@ import time
 
 from astra_sandbox.server.disks import Changes
 from astra_sandbox.server.memory import Memory, resident
-from astra_sandbox.server.processes import members_of_groups, running_processes
+from astra_sandbox.server.processes import process_groups, running_processes
 from astra_sandbox.server.sessions import ServerSession
-from astra_sandbox.server.templates import Templates
+from astra_sandbox.server.templates import Template, Templates
 
 HIGH_WATER = 0.9  # of the memory limit
 _SHED = (
@@ -28,7 +28,7 @@ _DYING_SECONDS = 1.0
 _PROCESSES_LATEST = 2.0
 _PROCESSORS_EVERY = 1.0
 _GROUPS_LATEST = 5.0
-_STRAYS = 16  # processes of a template that no session accounts for
+_STRAYS = 16  # processes of a template that no session accounts for: so many are its end when they are seen again
 
 
 class Guard:
@@ -41,6 +41,7 @@ class Guard:
         self.memory_scarce = False
         self._others = 0  # processes of the machine that are none of ours, when groups were counted last
         self._groups_due = 0.0  # when they are counted again in any case: others may end as a source's begin
+        self._suspects: set[Template] = set()  # that had strays when groups were counted last
         self._ended: tuple[int | None, float] = (None, 0.0)  # whom memory ended last, and when
 
     async def watch(self) -> None:
@@ -72,7 +73,10 @@ class Guard:
         if resident(pid) and time.monotonic() - when < _DYING_SECONDS:
             return  # its memory is not free yet: no other need end for that
         sessions = {session: session.memory() for session in self._sessions.values()}
-        templates = {template: template.memory() for template in self._templates.running}
+        groups = process_groups()
+        templates = {
+            template: template.memory(groups.get(template.pid or 0, [])) for template in self._templates.running
+        }
         session = max(sessions, key=lambda one: sessions[one], default=None)
         template = max(templates, key=lambda one: templates[one], default=None)
         if template is not None and (session is None or templates[template] > sessions[session]):
@@ -89,14 +93,18 @@ class Guard:
             self._others = min(others, self._others)
             return
         self._others = others
-        members = members_of_groups()
+        groups = process_groups()
         self._groups_due = start + max(_GROUPS_LATEST, 50 * (time.monotonic() - start))
+        suspects = set()
         for template in list(self._templates.running):
-            strays = members[template.pid] - template.processes if template.pid else 0
-            if strays > _STRAYS:
+            strays = len(groups.get(template.pid or 0, [])) - template.processes
+            if 0 < strays <= _STRAYS and template not in self._suspects:
+                suspects.add(template)
+            elif strays > 0:
                 self._others -= strays  # they end now: the next source's must not pass for them
                 print("astra_sandbox: a source started processes of its own; its template is ended", file=sys.stderr)
                 template.close()
+        self._suspects = suspects
 
     def _look_at_processors(self) -> None:
         for template in list(self._templates.running):

@@ -7,7 +7,6 @@ import select
 import signal
 import socket
 import struct
-from collections import Counter
 
 _MAX_MESSAGE = 1 << 16
 _CREDENTIALS = struct.Struct("3i")
@@ -24,13 +23,13 @@ def running_processes() -> int:
     return int.from_bytes(buffer.raw[_SYSINFO_PROCS : _SYSINFO_PROCS + 2], "little")
 
 
-def members_of_groups() -> Counter[int]:
-    """How many processes each process group has, by its leader's process id."""
-    members: Counter[int] = Counter()
+def process_groups() -> dict[int, list[int]]:
+    """The processes of each process group, by its leader's process id."""
+    members: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdecimal():
             with contextlib.suppress(OSError):
-                members[int(_stat(name)[2])] += 1
+                members.setdefault(int(_stat(name)[2]), []).append(int(name))
     return members
 
 

@@ -9,7 +9,7 @@ import secrets
 import socket
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from astra_sandbox.limits import MAXIMUM, Limits
@@ -261,9 +261,13 @@ class Template:
         """How many there may be of it: itself, and sessions of whose end it has not told."""
         return 1 + len(self._forked)
 
-    def memory(self) -> int:
-        """Bytes that it took since it was loaded, or takes as it loads: more than a little is a source's doing."""
-        return max(0, resident(self.pid) - self.loaded_bytes)
+    def memory(self, group: Iterable[int]) -> int:
+        """Bytes that it took since it was loaded, or takes as it loads: more than a little is a source's doing.
+
+        `group`: the ids of its processes. What those hold that are no session's counts too.
+        """
+        ours = {process.pid for process in self._processes.values()}
+        return sum(max(0, resident(pid) - self.loaded_bytes) for pid in {self.pid, *group} - ours)
 
     @property
     def overworked(self) -> bool:

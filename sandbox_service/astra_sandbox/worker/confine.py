@@ -11,6 +11,7 @@ import os
 import resource
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
+_PR_SET_CHILD_SUBREAPER = 36
 _SIGKILL = 9
 _CREATE_RULESET = 444  # landlock_create_ruleset
 
@@ -47,6 +48,11 @@ def hide_from_peers() -> None:
 def die_with_parent() -> None:
     """Ends this process when its parent ends."""
     _prctl(_PR_SET_PDEATHSIG, _SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """Makes this process the parent of all that its children leave behind. Raises OSError."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def landlock_version() -> int:

@@ -6,6 +6,7 @@ Its first message holds its settings; every further one orders a template: `{"to
 
 import base64
 import collections  # the imports without a use here spare templates their cost; each costs every fork a little
+import contextlib
 import datetime
 import functools
 import gc
@@ -19,14 +20,16 @@ import signal
 import socket
 import string
 import sys
+import time
 from typing import Any
 
 from astra_sandbox.worker import at_fork, clock, enclosure, template
-from astra_sandbox.worker.confine import FileView, SyscallFilter, address_space, hide_from_peers
+from astra_sandbox.worker.confine import FileView, SyscallFilter, address_space, adopt_orphans, hide_from_peers
 
 _WARM = (at_fork, collections, datetime, functools, itertools, math, re, string)
 
 _MAX_MESSAGE = 1 << 16
+_TRIES, _PAUSE_SECONDS = 100, 0.02  # to end all children
 
 
 def main(control_fd: int) -> None:
@@ -59,9 +62,12 @@ def main(control_fd: int) -> None:
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # templates are reaped by the kernel; the server sees their sockets
     control.send(json.dumps({"ready": True, "namespaces": entered, "own": own}).encode())
+    with contextlib.suppress(OSError):
+        adopt_orphans()
     while True:
         message, fds, _, _ = socket.recv_fds(control, _MAX_MESSAGE, 2)
         if not message:
+            _end_children()
             return
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -69,6 +75,25 @@ def main(control_fd: int) -> None:
             _become_template(json.loads(message), fds, settings["scratch"], own, confinement, devnull)
         for fd in fds:
             os.close(fd)
+
+
+def _end_children() -> None:
+    """Ends templates and what their sources started: it becomes this process's as they end.
+
+    Where /proc is out of sight, a process namespace ends with each template, and all that is in it.
+    """
+    for _ in range(_TRIES):
+        try:
+            with open(f"/proc/self/task/{os.getpid()}/children") as file:
+                children = file.read().split()
+        except OSError:
+            return
+        if not children:
+            return
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
+        time.sleep(_PAUSE_SECONDS)
 
 
 def _enclose(settings: dict[str, Any]) -> tuple[list[str], list[str]]:

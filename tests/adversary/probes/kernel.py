@@ -79,7 +79,8 @@ async def devices(arena: Arena) -> bool:
                 os.mknod("memory", 0o20600, os.makedev(1, 1))
                 return True
             except OSError:
-                return [path for path in ("/dev/mem", "/dev/kmsg", "/dev/vda", "/dev/ptmx", "/dev/zero") if _read(path, 1)]
+                names = ("mem", "kmsg", "vda", "ptmx", "zero")
+                return [name for name in names if _read(f"/dev/{name}", 1)]
         """,
     )
 
