@@ -136,7 +136,9 @@ def test_a_root_file_system_holds_what_the_image_imports(base: Path, mkimage: Pa
     assert hashlib.sha256((base / "etc/passwd").read_bytes()).hexdigest() == before
     with tarfile.open(archive) as packed:
         names = {name.removeprefix("./") for name in packed.getnames()}
-        packed.extractall(tmp_path / "unpacked", filter="fully_trusted")
+    unpacked = tmp_path / "unpacked"
+    unpacked.mkdir()
+    subprocess.run(["tar", "-xf", archive, "-C", unpacked], check=True)  # tarfile's filters came with Python 3.11.4
     site = build.DEBIAN_SITE
     assert {f"{site}/astra_sandbox/__main__.py", f"{site}/grpc/__init__.py", "etc/passwd"} <= names
     assert not [name for name in names if name.startswith((f"{site}/torch", f"{site}/astra_trainer"))]
@@ -144,7 +146,7 @@ def test_a_root_file_system_holds_what_the_image_imports(base: Path, mkimage: Pa
     isolated = [sys.executable, "-I", "-S", "-c", "import sys, runpy; sys.path.insert(0, sys.argv.pop(1)); "
                 "runpy.run_module('astra_sandbox', run_name='__main__', alter_sys=True)"]  # fmt: skip
     done = subprocess.run(
-        [*isolated, str(tmp_path / "unpacked" / site), "--help"],
+        [*isolated, str(unpacked / site), "--help"],
         capture_output=True, text=True, check=False, env={"PATH": os.environ["PATH"]},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
