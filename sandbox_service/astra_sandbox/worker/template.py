@@ -162,21 +162,22 @@ class Template:
         command = _decode_json(message.decode())
         count = len(command["open"])
         mailboxes = fds[count:] if command["mailboxes"] else [None] * count
+        random.seed(command["seed"])  # sessions are forked with it: each would touch pages to seed for itself
         for number, name, fd, mailbox in zip(command["open"], command["folders"], fds, mailboxes, strict=False):
+            directory = os.path.join(self._directory, name)
             pid = os.fork()
             if pid == 0:
-                self._become_session(fd, mailbox, name, command["seed"], command["limits"])
+                self._become_session(fd, mailbox, directory, command["seed"], command["limits"])
             self._sessions[pid] = number
             os.close(fd)
             if mailbox is not None:
                 os.close(mailbox)
         return True
 
-    def _become_session(self, fd: int, file: int | None, name: str, seed: int, limits: dict[str, int]) -> NoReturn:
+    def _become_session(self, fd: int, file: int | None, directory: str, seed: int, limits: dict[str, int]) -> NoReturn:
         try:
             signal.set_wakeup_fd(-1)
             die_with_parent()
-            directory = os.path.join(self._directory, name)
             os.chdir(directory)
             self._confinement.view.confine(directory)
             mailbox = None if file is None else Mailbox(mmap.mmap(file, SIZE))
@@ -187,7 +188,6 @@ class Template:
             limit(resource.RLIMIT_FSIZE, limits["file_bytes"])
             limit(resource.RLIMIT_NOFILE, limits["open_files"])
             limit(resource.RLIMIT_NPROC, limits["processes"])
-            random.seed(seed)
             self._confinement.session_filter.install()
             os.write(fd, encode(0, Kind.HELLO))
         except BaseException as error:  # the boundary: the server is told why there is no session
