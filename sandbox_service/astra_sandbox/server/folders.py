@@ -14,6 +14,7 @@ from pathlib import Path
 
 LOCK = "lock"  # in a server's top folder: held while the server lives
 _CAP_DAC_OVERRIDE = 1
+_VAIN_PASSES = 10
 _MOST_PASSES = 20_000  # over one tree, a pass for each level: who goes on writing in it cannot keep a thread busy
 
 
@@ -76,16 +77,26 @@ def remove_tree(top: str) -> None:
     """
     with contextlib.suppress(OSError):
         with _opened(top, None) as folder:
+            vain = 0
             for _ in range(_MOST_PASSES):
                 entries = [entry for entry in _entries(folder) if entry.name != LOCK]
-                if not entries:
+                done = [_try_to_remove(entry, folder) for entry in entries]
+                vain = 0 if any(done) else vain + 1
+                if not entries or vain == _VAIN_PASSES:
                     break
-                for entry in entries:
-                    with contextlib.suppress(FileNotFoundError):  # somebody else removed it
-                        _remove_shallow(entry, folder)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(LOCK, dir_fd=folder)
         os.rmdir(top)
+
+
+def _try_to_remove(entry: os.DirEntry[str], parent: int) -> bool:
+    try:
+        _remove_shallow(entry, parent)
+    except FileNotFoundError:
+        return True  # somebody else removed it
+    except OSError:
+        return False  # it is not to be removed, or changed meanwhile
+    return True
 
 
 def _remove_shallow(entry: os.DirEntry[str], parent: int) -> None:
