@@ -104,12 +104,13 @@ async def another_user(arena: Arena) -> bool:
         arena,
         """
         def attack(facts):
-            done = []
+            before = os.getuid()
             for user in (0, 1, 12345):
-                if user != os.getuid() and _succeeds(_libc.setresuid, user, user, user):
-                    done.append(user)
+                if user != before and _succeeds(_libc.setresuid, user, user, user):
                     break
-            return done
+            else:
+                _libc.unshare(0x10000000)  # in a user namespace of its own it is nobody at first
+            return os.getuid() != before
         """,
     )
 
