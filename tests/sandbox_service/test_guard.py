@@ -358,6 +358,23 @@ class _Machine:
             self.start(2, 400)  # before the guard looks again
 
 
+async def test_a_template_that_has_not_said_who_it_is_has_no_strays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's own threads are group 0."""
+    machine, ended = _Machine(), asyncio.Event()
+    machine.members[0] = list(range(2, 82))
+    machine.running.append(SimpleNamespace(pid=None, processes=1, overworked=False, close=ended.set))
+    looks: list[dict[int, list[int]]] = []
+    monkeypatch.setattr(guard, "running_processes", lambda: 100)
+    monkeypatch.setattr(guard, "process_groups", lambda: looks.append(machine.members) or machine.members)
+    memory: Any = SimpleNamespace(share=lambda: 0.0)
+    watched = asyncio.create_task(guard.Guard({}, memory, machine, Changes()).watch())  # type: ignore[arg-type]
+    async with asyncio.timeout(3):
+        while not looks:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    watched.cancel()
+    assert not ended.is_set()
+
+
 async def test_processes_do_not_hide_behind_others_that_end_as_they_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = _Machine()
     monkeypatch.setattr(guard, "running_processes", lambda: 100 + sum(map(len, machine.members.values())))

@@ -74,9 +74,7 @@ class Guard:
             return  # its memory is not free yet: no other need end for that
         sessions = {session: session.memory() for session in self._sessions.values()}
         groups = process_groups()
-        templates = {
-            template: template.memory(groups.get(template.pid or 0, [])) for template in self._templates.running
-        }
+        templates = {template: template.memory(_members(template, groups)) for template in self._templates.running}
         session = max(sessions, key=lambda one: sessions[one], default=None)
         template = max(templates, key=lambda one: templates[one], default=None)
         if template is not None and (session is None or templates[template] > sessions[session]):
@@ -97,7 +95,7 @@ class Guard:
         self._groups_due = start + max(_GROUPS_LATEST, 50 * (time.monotonic() - start))
         suspects = set()
         for template in list(self._templates.running):
-            strays = len(groups.get(template.pid or 0, [])) - template.processes
+            strays = len(_members(template, groups)) - template.processes
             if 0 < strays <= _STRAYS and template not in self._suspects:
                 suspects.add(template)
             elif strays > 0:
@@ -116,3 +114,8 @@ class Guard:
         for session in list(self._sessions.values()):
             if session.called and (fault := session.disk_fault()):
                 session.end_process("disk", fault)
+
+
+def _members(template: Template, groups: dict[int, list[int]]) -> list[int]:
+    """The processes of a template; none are known before it has said who it is."""
+    return [] if template.pid is None else groups.get(template.pid, [])
