@@ -64,21 +64,21 @@ async def test_a_session_has_its_folder_and_no_other(real_sandbox: Any, make_too
 
 
 LOADING = """
-WRITTEN = []
+WRITTEN, REFUSED = [], []
 for place in (".", "..", "../..", "/", "/scratch", "/tmp", "/dev/shm"):
     try:
         open(place + "/note", "w").close()
         WRITTEN.append(place)
-    except OSError:
-        pass
+    except OSError as error:
+        REFUSED.append(error.errno)
 def written():
-    return WRITTEN
+    return [WRITTEN, REFUSED[0]]
 """
 
 
 async def test_a_source_has_no_folder_to_write_in(real_sandbox: Any, make_toolset: Callable[..., Toolset]) -> None:
     (session,) = await real_sandbox.open_sessions(make_toolset(LOADING, "written"), 1)
-    assert await session.call("written", "{}") == ToolResult(json_text="[]")
+    assert await session.call("written", "{}") == ToolResult(json_text="[[],13]")
     await session.close()
 
 
@@ -98,7 +98,7 @@ async def test_nor_has_it_where_the_server_is_not_root(
         sessions = await client.open_sessions(make_toolset(LOADING + SOURCE, "written", "touch", "beside"), 2)
         for session in sessions:
             outcomes = [await session.call(name, "{}") for name in ("written", "touch", "beside")]
-            assert outcomes == [ToolResult(json_text=text) for text in ("[]", "true", "13")]
+            assert outcomes == [ToolResult(json_text=text) for text in ("[[],13]", "true", "13")]
             await session.close()
         await client.close()
         process.terminate()

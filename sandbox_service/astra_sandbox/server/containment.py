@@ -156,9 +156,11 @@ def may_change_user() -> bool:
 
 def has_other_users() -> bool:
     """Whether this process's user namespace knows others than its own, NOBODY for one."""
-    maps = [Path(f"/proc/self/{kind}_map").read_text().splitlines() for kind in ("uid", "gid")]
-    spans = [[[int(word) for word in line.split()] for line in lines] for lines in maps]
-    return all(any(first <= NOBODY < first + count for first, _, count in rows) for rows in spans)
+    for kind in ("uid", "gid"):
+        rows = [line.split() for line in Path(f"/proc/self/{kind}_map").read_text().splitlines()]
+        if not any(int(first) <= NOBODY < int(first) + int(count) for first, _, count in rows):
+            return False
+    return True
 
 
 def _python() -> tuple[str, list[str]]:

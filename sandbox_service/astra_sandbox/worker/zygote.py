@@ -1,7 +1,7 @@
 """A zygote: a small process, started before gRPC and put into its containment, that forks templates.
 
 Its first message holds its settings; every further one orders a template: `{"tools", "stateless", "limits",
-"subfolders"}` with the template's control socket and a file that holds the source.
+"folder"}` with the template's control socket and a file that holds the source.
 """
 
 import base64
