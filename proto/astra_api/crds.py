@@ -134,6 +134,7 @@ KINDS = (
             Column("Step", ".status.step", "integer"),
             Column("Of", ".status.totalSteps", "integer"),
             Column("Reward", ".status.reward", "number"),
+            Column("Success", ".status.success", "number"),
             Column("Sandboxes", ".status.sandboxes.ready", "integer", priority=1),
             Column("ETA", ".status.eta", priority=1),
             Column("Checkpoint", ".status.lastCheckpoint", priority=1),
@@ -160,6 +161,10 @@ def _one_of(*fields: str) -> Rule:
 def _unchanged(field: str) -> Rule:
     same = f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"
     return Rule(same, f"{field} cannot be changed; make a new object")
+
+
+def _aliases(model: type[BaseModel]) -> set[str]:
+    return {field.alias or name for name, field in model.model_fields.items()}
 
 
 _ORDERED = Rule("self.min <= self.max", "min must not be more than max")
@@ -236,7 +241,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule("has(self.sft) || has(self.rl)", "nothing to train: give sft, rl or both"),
         Rule("!has(self.verl) || self.engine == 'verl'", "verl belongs to engine: verl"),
         *_DIVISION,
-        *(_unchanged(field.alias or name) for name, field in TrainingRunSpec.model_fields.items() if name not in FREE),
+        *(_unchanged(name) for name in sorted(_aliases(TrainingRunSpec) - set(FREE))),
     ),
 }
 
@@ -307,7 +312,7 @@ class _Described(GenerateJsonSchema):
 
     def encode_default(self, dft: Any) -> Any:
         if isinstance(dft, BaseModel):
-            return dft.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+            return dft.model_dump(mode="json", by_alias=True, exclude_none=True)  # whole: rules are evaluated on them
         return super().encode_default(dft)
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:

@@ -142,6 +142,8 @@ class EnvironmentSpec(Resource):
 class EnvironmentStatus(Resource):
     """What the operator found."""
 
+    observed_generation: Integer | None = None
+    """The generation of the spec that this status was found of."""
     phase: Literal["Pending", "Verifying", "Verified", "Rejected"] = "Pending"
     """Where it stands."""
     digest: Annotated[str, Field(max_length=128)] | None = None

@@ -92,6 +92,20 @@ def _check_quantity(value: Any) -> Any:
 Quantity = Annotated[
     str, Field(max_length=64, json_schema_extra={"x-kubernetes-int-or-string": True}), BeforeValidator(_check_quantity)
 ]
+
+
+def _check_positive(value: Any) -> Any:
+    value = _check_quantity(value)
+    if isinstance(value, str) and quantity(value) <= 0:
+        raise ValueError("must be more than 0")
+    return value
+
+
+PositiveQuantity = Annotated[
+    str,
+    Field(max_length=64, json_schema_extra={"x-kubernetes-int-or-string": True, "x-positive": True}),
+    BeforeValidator(_check_positive),
+]
 Resources = Annotated[dict[Annotated[str, Field(max_length=317)], Quantity], Field(max_length=16)]
 
 

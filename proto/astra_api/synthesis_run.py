@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from astra_api.pod_template import PodTemplate
 from astra_api.resource import API_VERSION, Condition, Fraction, Integer, Labels, ObjectMeta, Positive, Resource, Text
 
 HOP_LIMIT = 20  # the longest published chain of sub-questions
@@ -208,6 +209,12 @@ class SynthesisRunSpec(Resource):
     """With kind: environments."""
     volume: RunVolume | None = None
     """In a cluster; a path needs it. Without it, the teacher's answers end with the pod, and a retry pays again."""
+    pod_template: PodTemplate | None = None
+    """What is added to the pods of the run's Job, over the farm's defaults."""
+    active_deadline_seconds: Annotated[Integer, Field(ge=1)] | None = None
+    """How many seconds the Job may take from its start; then the run fails."""
+    ttl_seconds_after_finished: Annotated[Integer, Field(ge=0)] | None = None
+    """How many seconds after its end the run is deleted; the Environments that it made stay. Never unless given."""
     trajectories: dict[str, Any] | None = None
     """With kind: trajectories."""
 
@@ -225,6 +232,10 @@ class SynthesisRunSpec(Resource):
 class SynthesisRunStatus(Resource):
     """How far the run is."""
 
+    observed_generation: Integer | None = None
+    """The generation of the spec that this status was found of."""
+    begun: Annotated[str, Field(max_length=128)] | None = None
+    """Digest of what the run began with, as its ConfigMap holds it."""
     phase: Literal["Pending", "Running", "Succeeded", "Failed"] = "Pending"
     """Of the run."""
     produced: Integer = 0

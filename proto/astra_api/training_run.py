@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from astra_api.pod_costs import Containment, containment_of
+from astra_api.pod_template import PodTemplate, ResourceName
 from astra_api.resource import (
     API_VERSION,
     Conditions,
@@ -12,7 +13,7 @@ from astra_api.resource import (
     Integer,
     ObjectMeta,
     Positive,
-    Quantity,
+    PositiveQuantity,
     Resource,
     ResourceRequirements,
     Selector,
@@ -23,7 +24,7 @@ from astra_api.rewards import RewardKind
 Benchmark = Literal["holdout", "bfcl-multi-turn"]
 _HOLDOUT: Benchmark = "holdout"
 Count = Annotated[Integer, Field(ge=1)]
-FREE = ("suspend", "sandboxes", "trainer", "checkpoint")
+FREE = ("suspend", "sandboxes", "trainer", "checkpoint", "activeDeadlineSeconds", "ttlSecondsAfterFinished")
 """What may change of a run that has begun: how it is run, not what it learns. Fields of spec."""
 
 
@@ -211,18 +212,20 @@ class Rl(Resource):
 class Sandboxes(Resource):
     """The pool that rollouts use. Locally: how many servers are started, and the weakest containment accepted."""
 
-    replicas: Count = 1
-    """Sandbox pods."""
+    replicas: Annotated[Integer, Field(ge=1, le=1000)] = 1
+    """How many sandbox pods serve the run."""
     runtime_class_name: Annotated[str, Field(max_length=253)] = "gvisor"
     """RuntimeClass of the pods; empty takes the cluster's default runtime."""
-    sessions_per_pod: Count = 64
-    """Sessions that a pod holds at once."""
+    sessions_per_pod: Annotated[Integer, Field(ge=1, le=4096)] = 64
+    """How many sessions a pod holds at once."""
     minimum_isolation: Containment = "process"
     """The weakest containment that the run accepts, as a sandbox reports it."""
     require_network_isolation: bool = True
     """Whether the run waits until egress from a sandbox pod was seen to be refused."""
     resources: ResourceRequirements = Field(default_factory=lambda: ResourceRequirements())
     """Of a sandbox pod; what its sessions want unless given."""
+    pod_template: PodTemplate | None = None
+    """What is added to the sandbox pods, over the farm's defaults."""
 
     @property
     def expected_containment(self) -> Containment:
@@ -234,16 +237,24 @@ class Sandboxes(Resource):
 class Trainer(Resource):
     """The trainer's pods."""
 
-    nodes: Count = 1
-    """One is a Job; more are a RayJob."""
-    gpus_per_node: Annotated[Integer, Field(ge=0)] = 0
-    """nvidia.com/gpu of each."""
+    nodes: Annotated[Integer, Field(ge=1, le=1024)] = 1
+    """How many nodes train: one is a Job, more are a RayJob."""
+    gpus_per_node: Annotated[Integer, Field(ge=0, le=64)] = 0
+    """How many GPUs each node gives, of the kind that `accelerator` names."""
+    accelerator: ResourceName = "nvidia.com/gpu"
+    """The resource name of the GPUs, such as nvidia.com/gpu, amd.com/gpu or nvidia.com/mig-3g.40gb."""
+    infiniband: bool = False
+    """Whether the pods may lock memory (IPC_LOCK), as InfiniBand and RoCE need; `resources` asks for the devices."""
+    model_cache_claim: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    """A PersistentVolumeClaim that keeps downloaded models for many runs; the run's own volume keeps them otherwise."""
     image: Text | None = None
     """The operator's default unless given."""
     resources: ResourceRequirements = Field(default_factory=lambda: ResourceRequirements())
     """Of each trainer pod."""
     retries: Annotated[Integer, Field(ge=0, le=100)] = 3
-    """Times that a failed trainer is started again, from its checkpoint."""
+    """How often a failed trainer is started again, from its checkpoint. More let a failed run go on."""
+    pod_template: PodTemplate | None = None
+    """What is added to the trainer's pods, over the farm's defaults."""
 
 
 class Verl(Resource):
@@ -287,13 +298,28 @@ class Verl(Resource):
         return self.rollout_gpus or trainer.nodes * trainer.gpus_per_node
 
 
+class ObjectStore(Resource):
+    """Object storage to which each snapshot is copied beside training, file by file, checked by its digest."""
+
+    url: Annotated[str, Field(pattern=r"^(s3|gs|file)://.+", max_length=4096)]
+    """Where snapshots go, such as s3://bucket/folder, gs://bucket/folder or file:///mnt/folder."""
+    secret: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    """The Secret with the credentials: its keys become environment variables, such as AWS_ACCESS_KEY_ID."""
+
+
 class Checkpoint(Resource):
     """Weight-only snapshots, and the state that a resume needs: separate artifacts, separate retention."""
 
     claim_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
     """A PersistentVolumeClaim in the run's namespace. Without it and without size, checkpoints end with the pod."""
-    size: Quantity | None = None
-    """Of a claim that is made for the run, and deleted with it."""
+    size: PositiveQuantity | None = None
+    """The size of a claim that is made for the run; it outlives the run unless `retain` is false."""
+    storage_class_name: Annotated[str, Field(max_length=253)] | None = None
+    """The StorageClass of the claim that is made; the cluster's default unless given."""
+    retain: bool = True
+    """Whether the claim that is made stays when the run is deleted."""
+    object_store: ObjectStore | None = None
+    """Where snapshots are copied to, besides the volume."""
     snapshot_every: Count = 10
     """Steps between snapshots; the last step of a stage always gives one."""
     state_every: Count = 1
@@ -339,7 +365,11 @@ class TrainingRunSpec(Resource):
     evaluation: Evaluation = Field(default_factory=Evaluation)
     """What is measured."""
     suspend: bool = False
-    """Whether the run pauses: its pods end, its checkpoint stays, and it goes on from there."""
+    """Whether the run pauses: its pods end, its checkpoint stays, and it goes on from there. A failed run resumes too."""
+    active_deadline_seconds: Count | None = None
+    """How many seconds the trainer may take from its start, suspended time aside; then the run fails."""
+    ttl_seconds_after_finished: Annotated[Integer, Field(ge=0)] | None = None
+    """How many seconds after its end the run is deleted, with all but a retained claim; never unless given."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -382,6 +412,10 @@ class SandboxCounts(Resource):
 class TrainingRunStatus(Resource):
     """How far it is."""
 
+    observed_generation: Integer | None = None
+    """The generation of the spec that this status was found of."""
+    begun: Annotated[str, Field(max_length=128)] | None = None
+    """Digest of what the run began with, as its ConfigMap holds it."""
     phase: Literal["Pending", "Provisioning", "Training", "Evaluating", "Suspended", "Succeeded", "Failed"] = "Pending"
     """Where it stands."""
     stage: Literal["base", "sft", "rl"] | None = None
@@ -392,6 +426,8 @@ class TrainingRunStatus(Resource):
     """Steps of the stage."""
     reward: float | None = None
     """Mean reward of the last step."""
+    success: float | None = None
+    """Share of held-out questions that the last evaluation saw answered rightly with every step solved."""
     eta: Annotated[str, Field(max_length=64)] | None = None
     """When the stage should end (RFC 3339)."""
     last_checkpoint: Annotated[str, Field(max_length=4096)] | None = None
@@ -399,7 +435,7 @@ class TrainingRunStatus(Resource):
     sandboxes: SandboxCounts | None = None
     """Its sandbox pods."""
     conditions: Conditions = Field(default_factory=list)
-    """Complete, Failed, Suspended, SandboxesReady and NetworkIsolated."""
+    """Ready, Accepted, Provisioned, EnvironmentsReady, SandboxesReady, NetworkIsolated, Suspended, Complete, Failed."""
 
 
 class TrainingRun(Resource):
