@@ -11,7 +11,7 @@ import kopf
 from astra_api.errors import BadInput
 from astra_api.kube import Kube, KubeError
 from astra_operator import handlers, metrics
-from astra_operator.lease import Lease, die
+from astra_operator.lease import LEASE_SECONDS, Lease, die
 from astra_operator.operator import Operator
 from astra_operator.settings import OperatorSettings
 
@@ -44,7 +44,7 @@ async def run(settings: OperatorSettings) -> None:
     server = await metrics.serve(settings.metrics_port, pages.fault, pages.refresh)
     kube = await asyncio.to_thread(Kube.connect)
     identity = handlers.identity()
-    lease = Lease(kube, settings.namespace, settings.lease_name, identity)
+    lease = Lease(kube.hurried(LEASE_SECONDS), settings.namespace, settings.lease_name, identity)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, lease.give_up)
     await asyncio.to_thread(lease.acquire)
@@ -53,7 +53,7 @@ async def run(settings: OperatorSettings) -> None:
         return
     lease.keep(die)
     watched = sorted({*settings.watched, settings.namespace}) if settings.watched else ()
-    memo = kopf.Memo(settings=settings, kube=kube, lease=lease, pages=pages)
+    memo = kopf.Memo(settings=settings, kube=kube.guarded(lease.check), lease=lease, pages=pages)
     try:
         known: Any = identity  # kopf would ask for the user's name, which a pod's user need not have
         await kopf.operator(standalone=True, identity=known, clusterwide=not watched, namespaces=watched, memo=memo)

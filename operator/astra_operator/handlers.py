@@ -13,7 +13,7 @@ import kopf
 
 from astra_api.kube import Kube
 from astra_api.resource import GROUP
-from astra_operator.lease import Lease, die
+from astra_operator.lease import LEASE_SECONDS, Lease, die
 from astra_operator.manifests.identity import MANAGED
 from astra_operator.metrics import LEADER
 from astra_operator.operator import Operator
@@ -38,8 +38,9 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
         settings.watching.label_selectors[resource] = MANAGED
     if "lease" not in memo:
         own = OperatorSettings.of_environment()
-        memo.settings, memo.kube = own, await asyncio.to_thread(Kube.connect)
-        memo.lease = Lease(memo.kube, own.namespace, own.lease_name, identity())
+        kube = await asyncio.to_thread(Kube.connect)
+        memo.lease = Lease(kube.hurried(LEASE_SECONDS), own.namespace, own.lease_name, identity())
+        memo.settings, memo.kube = own, kube.guarded(memo.lease.check)
         await asyncio.to_thread(memo.lease.acquire)
         memo.lease.keep(die)
     LEADER.set(1)

@@ -6,7 +6,7 @@ thread, for 30 seconds at most.
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -18,6 +18,7 @@ from astra_api.resource import API_VERSION
 Object = dict[str, Any]
 _TIMEOUT = (5.0, 30.0)  # seconds: to connect, to answer
 _PAGE = 250  # objects in one answer to a list
+_NEVER_STORED = "1"  # a resourceVersion that no object has: etcd counts from it
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _CONNECTIONS = 32
 
@@ -48,11 +49,11 @@ SECRET = Kind("v1", "Secret", "secrets")
 
 
 class KubeError(Exception):
-    """The API refused, or could not be reached (`status` 0)."""
+    """The API refused, or could not be reached (`status` 0). `reason` is the server's own word, such as Forbidden."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, reason: str = "") -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.reason = status, reason
 
     @property
     def missing(self) -> bool:
@@ -70,10 +71,28 @@ class KubeError(Exception):
 
 
 class Kube:
-    """A connection to an API server. May be used from several threads."""
+    """A connection to an API server. May be used from several threads.
 
-    def __init__(self, api_client: Any) -> None:
-        self._client = api_client
+    `before_write` is called before each request that changes something; what it raises keeps the request from being
+    sent. `timeout` is in seconds: to connect, to answer.
+    """
+
+    def __init__(
+        self,
+        api_client: Any,
+        *,
+        before_write: Callable[[], None] | None = None,
+        timeout: tuple[float, float] = _TIMEOUT,
+    ) -> None:
+        self._client, self._before_write, self._timeout = api_client, before_write, timeout
+
+    def guarded(self, before_write: Callable[[], None]) -> "Kube":
+        """The same connection, with something to look at before each write."""
+        return Kube(self._client, before_write=before_write, timeout=self._timeout)
+
+    def hurried(self, seconds: float) -> "Kube":
+        """The same connection, for requests that are no use after some seconds."""
+        return Kube(self._client, before_write=self._before_write, timeout=(seconds, seconds))
 
     @classmethod
     def connect(cls) -> "Kube":
@@ -120,10 +139,22 @@ class Kube:
         """Replaces an object; a KubeError with `conflict` if it is not of the resourceVersion in `body` any more."""
         return self._call("PUT", kind.path(namespace, name), body=body)
 
-    def apply(self, kind: Kind, namespace: str, name: str, body: Mapping[str, Any], manager: str) -> Object:
-        """Server-side apply; what other managers set in the same fields gives way."""
+    def apply(
+        self, kind: Kind, namespace: str, name: str, body: Mapping[str, Any], manager: str, *, uid: str | None
+    ) -> Object:
+        """Server-side apply to the object of a uid, or (without one) to none: then it creates.
+
+        What other managers set in the same fields gives way. A KubeError with `conflict` if another object has the name.
+        """
         query = {"fieldManager": manager, "force": "true"}
-        return self._call("PATCH", kind.path(namespace, name), query, body, "application/apply-patch+yaml")
+        precondition = {"resourceVersion": _NEVER_STORED} if uid is None else {"uid": uid}
+        body = {**body, "metadata": {**body["metadata"], **precondition}}
+        try:
+            return self._call("PATCH", kind.path(namespace, name), query, body, "application/apply-patch+yaml")
+        except KubeError as error:
+            if uid is not None and error.status == 422 and "metadata.uid" in str(error):
+                raise KubeError(409, str(error), error.reason) from None
+            raise
 
     def annotate(self, kind: Kind, namespace: str, name: str, annotations: Mapping[str, str]) -> Object:
         """Sets annotations of an object."""
@@ -133,11 +164,28 @@ class Kube:
     def patch_status(
         self, kind: Kind, namespace: str, name: str, status: Mapping[str, Any], *, uid: str | None = None
     ) -> Object:
-        """Merges into an object's status. With `uid`, only if the object is that one (else `conflict`)."""
-        body: Object = {"status": status}
-        if uid is not None:
-            body["metadata"] = {"uid": uid}
-        return self._call("PATCH", kind.path(namespace, name, "status"), None, body, "application/merge-patch+json")
+        """Sets fields of an object's status; None removes one. With `uid`, only if the object is that one (else
+        `conflict`): a JSON patch tests it, as servers take no heed of a uid in a merged status."""
+        test = [] if uid is None else [{"op": "test", "path": "/metadata/uid", "value": uid}]
+        path = kind.path(namespace, name, "status")
+        fields = [{"op": "add", "path": f"/status/{key}", "value": value} for key, value in status.items()]
+        first = {key: value for key, value in status.items() if value is not None}
+        none_yet = [{"op": "test", "path": "/status", "value": None}, {"op": "add", "path": "/status", "value": first}]
+        try:
+            return self._json_patch(path, [*test, *fields])
+        except KubeError as error:
+            if not error.conflict:
+                raise
+        return self._json_patch(path, [*test, *none_yet])
+
+    def _json_patch(self, path: str, operations: Sequence[Object]) -> Object:
+        """A KubeError with `conflict` if a test in it fails, or a path is not there: servers tell neither apart."""
+        try:
+            return self._call("PATCH", path, None, operations, "application/json-patch+json")
+        except KubeError as error:
+            if error.status == 422 and " is invalid: " not in str(error):
+                raise KubeError(409, "it is another object now, or another wrote it meanwhile", "Conflict") from None
+            raise
 
     def delete(
         self,
@@ -179,18 +227,22 @@ class Kube:
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
+        if method != "GET" and self._before_write is not None:
+            self._before_write()
         headers = {"Accept": "application/json", "Content-Type": content_type}
         self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = self._client.configuration.host + path + (f"?{urlencode(query)}" if query else "")
         try:
-            response = self._client.call_api(method, url, headers, body, _request_timeout=_TIMEOUT)
+            response = self._client.call_api(method, url, headers, body, _request_timeout=self._timeout)
             data = response.read()
         except ApiException as error:
-            raise KubeError(error.status or 0, _message(error.body) or str(error.reason)) from None
+            message, reason = _words(error.body)
+            raise KubeError(error.status or 0, message or str(error.reason), reason) from None
         except (HTTPError, OSError) as error:
             raise KubeError(0, f"{method} {path}: {error}") from None
         if response.status >= 400:
-            raise KubeError(response.status, _message(data) or f"{method} {path}: status {response.status}")
+            message, reason = _words(data)
+            raise KubeError(response.status, message or f"{method} {path}: status {response.status}", reason)
         parsed: Object = json.loads(data) if data else {}
         return parsed
 
@@ -210,9 +262,10 @@ def own_namespace() -> str | None:
         return None
 
 
-def _message(body: Any) -> str:
-    """The message of a `Status` object."""
+def _words(body: Any) -> tuple[str, str]:
+    """The message and the reason of a `Status` object; empty where there is none."""
     try:
-        return str(json.loads(body)["message"])
-    except (ValueError, KeyError, TypeError):
-        return ""
+        status = json.loads(body)
+        return str(status["message"]), str(status.get("reason") or "")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "", ""

@@ -9,7 +9,7 @@ from typing import Any, Self
 from astra_api.kube import Kind, Kube, KubeError
 
 _INTERVAL = 1.0  # seconds between two writes, at least
-_LAST_TRIES = 10  # of the final status
+_LAST_TRIES = 10  # of the final status, or where the object is another one
 logger = logging.getLogger(__name__)
 
 
@@ -17,10 +17,11 @@ class StatusWriter:
     """Writes the newest state of a status, in a thread of its own: work never waits for the API. A context manager.
 
     An API that cannot be reached costs the news and nothing else; what was last said is written when it answers again.
+    With `uid`, only the object of that uid is written to: one that was made anew under the name is another's.
     """
 
-    def __init__(self, kube: Kube, kind: Kind, namespace: str, name: str) -> None:
-        self._kube, self._kind, self._namespace, self._name = kube, kind, namespace, name
+    def __init__(self, kube: Kube, kind: Kind, namespace: str, name: str, uid: str | None = None) -> None:
+        self._kube, self._kind, self._namespace, self._name, self._uid = kube, kind, namespace, name, uid
         self._unsaid: dict[str, Any] = {}
         self._wake = threading.Condition()
         self._closing = False
@@ -54,12 +55,12 @@ class StatusWriter:
                 if not status:
                     return
             try:
-                self._kube.patch_status(self._kind, self._namespace, self._name, status)
+                self._kube.patch_status(self._kind, self._namespace, self._name, status, uid=self._uid)
                 failures = 0
             except KubeError as error:
                 failures += 1
                 logger.warning("the status cannot be written: %s", error)
-                if not error.passing or (self._closing and failures >= _LAST_TRIES):
+                if not error.passing or ((self._closing or error.conflict) and failures >= _LAST_TRIES):
                     return
                 with self._wake:
                     self._unsaid = status | self._unsaid

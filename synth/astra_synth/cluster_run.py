@@ -53,7 +53,7 @@ async def _main(file: Path, out: Path) -> int:
     kube = Kube.connect()
     sandbox = pool_of_environment()
     creator = Creator(kube, namespace, run.metadata.name, out / "environments")
-    with StatusWriter(kube, SYNTHESIS_RUN, namespace, run.metadata.name) as status:
+    with StatusWriter(kube, SYNTHESIS_RUN, namespace, run.metadata.name, os.environ.get("ASTRA_RUN_UID")) as status:
 
         def show(produced: int, rejected: int) -> None:
             creator.create_new()

@@ -17,7 +17,10 @@ class Api:
         self.status: dict[str, Any] = {}
         self.patches = 0
 
-    def patch_status(self, kind: object, namespace: str, name: str, status: dict[str, Any]) -> None:
+    def patch_status(
+        self, kind: object, namespace: str, name: str, status: dict[str, Any], *, uid: str | None
+    ) -> None:
+        assert uid == "of-this-run"
         self.patches += 1
         if self.failures:
             self.failures -= 1
@@ -31,7 +34,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _write(api: Api) -> None:
-    with StatusWriter(api, TRAINING_RUN, "lab", "tiny") as status:  # type: ignore[arg-type]
+    with StatusWriter(api, TRAINING_RUN, "lab", "tiny", "of-this-run") as status:  # type: ignore[arg-type]
         for step in range(100):
             status.say(phase="Training", step=step)
         status.say(phase="Evaluating")

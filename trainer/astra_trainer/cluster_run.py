@@ -55,7 +55,7 @@ def _main(file: Path, out: Path) -> int:
     kube = Kube.connect()
     _wait_until_alone(out)
     environments = keep_environments(run, kube, namespace, out)
-    with StatusWriter(kube, TRAINING_RUN, namespace, run.metadata.name) as status:
+    with StatusWriter(kube, TRAINING_RUN, namespace, run.metadata.name, os.environ.get("ASTRA_RUN_UID")) as status:
         interruptible(train_in_pool(run, environments, out, StatusProgress(status, out)))
     write_report(out)
     return 0
