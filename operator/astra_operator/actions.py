@@ -8,15 +8,21 @@ from astra_api.kube import Kind
 
 @dataclass(frozen=True)
 class Apply:
-    """Server-side apply of a manifest."""
+    """Server-side apply of a manifest to the object of a uid; without one, to none: then it creates."""
 
     kind: Kind
     manifest: dict[str, Any]
+    uid: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The plural of the kind, and the name."""
+        return self.kind.plural, str(self.manifest["metadata"]["name"])
 
 
 @dataclass(frozen=True)
 class CreateCertificates:
-    """Creates the Secret of a pool's certificates, unless it exists."""
+    """Creates the Secret of a pool's certificates."""
 
     name: str
     service: str  # the headless Service whose pods serve
@@ -24,11 +30,20 @@ class CreateCertificates:
 
 @dataclass(frozen=True)
 class Delete:
-    """Deletes an object, and what it owns."""
+    """Deletes the object of a uid, and what it owns."""
 
     kind: Kind
     name: str
-    uid: str | None = None
+    uid: str
+
+
+@dataclass(frozen=True)
+class OpenGate:
+    """Lets a pod be scheduled that was held back by the operator's scheduling gate."""
+
+    name: str
+    uid: str
+    others: tuple[dict[str, Any], ...] = ()  # gates of others, which stay
 
 
 @dataclass(frozen=True)
@@ -54,4 +69,4 @@ class Again:
     seconds: float
 
 
-Action = Apply | CreateCertificates | Delete | PatchStatus | Emit | Again
+Action = Apply | CreateCertificates | Delete | OpenGate | PatchStatus | Emit | Again

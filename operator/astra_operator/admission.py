@@ -6,7 +6,6 @@ from astra_api.synthesis_run import SynthesisRun
 from astra_api.training_run import FREE, TrainingRun
 from astra_operator import synthesis, training
 from astra_operator.accepting import Problem, changed_fields, read
-from astra_operator.manifests.job import RUN_FILE
 
 
 class Admission(NamedTuple):
@@ -18,18 +17,18 @@ class Admission(NamedTuple):
 
 
 def admit(
-    model: type[SynthesisRun] | type[TrainingRun], body: dict[str, Any], config_map: dict[str, Any] | None
+    model: type[SynthesisRun] | type[TrainingRun],
+    body: dict[str, Any],
+    begun: SynthesisRun | TrainingRun | None,
 ) -> Admission:
-    """`config_map`: of a run that has begun. Such a run goes on as it was accepted, but for the fields that may change;
-    where they are changed to what cannot run here, only `suspend` and `sandboxes` do."""
+    """`begun`: the run as it was accepted when it began, if it has. Such a run goes on so, but for the fields that may
+    change; where they are changed to what cannot run here, only `suspend` and `sandboxes` do."""
     current = read(model, body)
     if isinstance(current, list):
-        begun = None if config_map is None else model.model_validate_json(config_map["data"][RUN_FILE])
         return Admission(begun, current, begun is not None)
     here = training.unrunnable(current) if isinstance(current, TrainingRun) else synthesis.unrunnable(current)
-    if config_map is None:
+    if begun is None:
         return Admission(None if here else current, here, False)
-    begun = model.model_validate_json(config_map["data"][RUN_FILE])
     free = FREE if model is TrainingRun else ()
     before, after = (run.spec.model_dump(mode="json", by_alias=True) for run in (begun, current))
     taken = [field for field in free if not here or field not in training.PLACE]

@@ -17,7 +17,12 @@ def stamped(manifest: dict[str, Any]) -> dict[str, Any]:
 def mended(wanted: Apply, found: dict[str, Any] | None) -> list[Apply]:
     """What makes an object as it should be: nothing, if it is."""
     manifest = stamped(wanted.manifest)
-    return [Apply(wanted.kind, manifest)] if differs(manifest, found) else []
+    return [Apply(wanted.kind, manifest, uid_of(found))] if differs(manifest, found) else []
+
+
+def uid_of(found: dict[str, Any] | None) -> str | None:
+    """The uid of an object, if there is one."""
+    return None if found is None else str(found["metadata"]["uid"])
 
 
 def differs(manifest: dict[str, Any], found: dict[str, Any] | None) -> bool:

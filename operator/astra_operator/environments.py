@@ -149,7 +149,8 @@ def _provide(pool: Pool, seen: EnvironmentSeen) -> list[Action]:
     """The dedicated pool, or its removal."""
     if pool.replicas == 0:
         members = pool_members(pool.owner, pool.policy_version)
-        return [Delete(kind, name) for kind, name in members if (kind.plural, name) in seen.objects]
+        found = [(kind, name, seen.objects.get((kind.plural, name))) for kind, name in members]
+        return [Delete(kind, name, one["metadata"]["uid"]) for kind, name, one in found if one is not None]
     actions: list[Action] = []
     if (SECRET.plural, pool.secret) not in seen.objects:
         actions.append(CreateCertificates(pool.secret, pool.name))

@@ -16,6 +16,7 @@ from astra_operator import metrics, synthesis, training
 from astra_operator.accepting import read
 from astra_operator.actions import Action, Again, PatchStatus
 from astra_operator.admission import admit
+from astra_operator.begun import Begun, read_begun
 from astra_operator.carrying_out import carry_out
 from astra_operator.census import Census
 from astra_operator.environments import (
@@ -29,8 +30,9 @@ from astra_operator.heartbeat import BEAT_SECONDS, Heartbeat
 from astra_operator.manifests.identity import KINDS, OWNER, ROLE, Owner, owner_of
 from astra_operator.manifests.job import CLAIM, JOB, RAY_JOB, RBAC_ROLE, ROLE_BINDING, SERVICE_ACCOUNT
 from astra_operator.manifests.pool import NETWORK_POLICY, pool_members
+from astra_operator.ownership import Foreign, foreign, is_own
 from astra_operator.pool_view import is_ready
-from astra_operator.runs import Plan, Seen, is_over, reconcile_run
+from astra_operator.runs import Plan, Seen, is_over, provisioned, reconcile_run
 from astra_operator.settings import OperatorSettings
 from astra_operator.verification_pool import VerificationPool
 from astra_operator.work_queue import WorkQueue
@@ -54,10 +56,6 @@ class Key(NamedTuple):
     kind: str
     namespace: str
     name: str
-
-
-class StaleObjects(Exception):
-    """Objects of an earlier run of the same name are still being collected."""
 
 
 class Operator:
@@ -187,7 +185,7 @@ class Operator:
         objects: dict[tuple[str, str], Object] = {}
         ready = 0
         if has_pool(body):
-            objects = self._objects(owner, pool_members(owner, self.farm.policy_version))
+            objects, _ = self._objects(owner, pool_members(owner, self.farm.policy_version))
             pods = self._kube.list(POD, key.namespace, f"{OWNER}={owner.base},{ROLE}=sandbox")
             ready = sum(map(is_ready, pods))
         resolved = self._resolved(found, key.namespace)
@@ -225,62 +223,78 @@ class Operator:
         if body is None or body["metadata"].get("deletionTimestamp") or is_over(body):
             return None
         owner = Owner(key.kind, key.name, key.namespace, body["metadata"]["uid"])
-        objects = self._objects(owner, self._run_children(owner))
-        accepted, problems, begun = admit(_MODELS[key.kind], body, objects.get((CONFIG_MAP.plural, owner.base)))
-        plan = None if accepted is None else self._plan(accepted, owner)
+        model, status = _MODELS[key.kind], body.get("status") or {}
+        objects, foreign = self._objects(owner, self._run_children(owner))
+        begun: Begun[Any] | None = read_begun(model, objects.get((CONFIG_MAP.plural, owner.base)), status)
+        accepted, problems, _ = admit(model, body, None if begun is None else begun.run)
+        plan = None if accepted is None else self._plan(accepted, owner, begun)
         kuberay = True
         if plan is not None and plan.work.ray:
             kuberay = self._kube.offers(RAY_JOB.api_version)
             rays = [(NETWORK_POLICY, owner.base), *([(RAY_JOB, owner.base)] if kuberay else [])]
-            objects |= self._objects(owner, rays)
+            found, others = self._objects(owner, rays)
+            objects, foreign = objects | found, [*foreign, *others]
         pods = list(self._kube.list(POD, key.namespace, f"{OWNER}={owner.base}"))
         seen = Seen(
             generation=body["metadata"]["generation"],
-            status=body.get("status") or {},
+            status=status,
             objects=objects,
+            foreign=tuple(foreign),
             sandbox_pods=tuple(pod for pod in pods if pod["metadata"]["labels"].get(ROLE) == "sandbox"),
             workers=tuple(pod for pod in pods if pod["metadata"]["labels"].get(ROLE) != "sandbox"),
             problems=tuple(problems),
-            begun=begun,
+            begun=begun is not None,
             kuberay=kuberay,
         )
         actions = reconcile_run(plan, seen, datetime.now(UTC))
-        carry_out(self._kube, owner, actions)
+        outcome = carry_out(self._kube, owner, actions)
+        told = provisioned(seen, actions, outcome.refusals, datetime.now(UTC))
+        carry_out(self._kube, owner, told).check()
+        outcome.check()
         metrics.RECONCILES.labels(key.kind, "acted" if actions else "nothing to do").inc()
-        return _again(actions)
+        return _again([*actions, *told])
 
-    def _plan(self, run: SynthesisRun | TrainingRun, owner: Owner) -> Plan:
+    def _plan(self, run: SynthesisRun | TrainingRun, owner: Owner, begun: Begun[Any] | None) -> Plan:
+        """What the run asks for, with the settings that it began with."""
+        farm = self.farm if begun is None else replace(self.farm, settings=begun.settings_over(self._settings))
+        return replace(self._asked_for(run, owner, farm), begun=begun)
+
+    def _asked_for(self, run: SynthesisRun | TrainingRun, owner: Owner, farm: Farm) -> Plan:
         if isinstance(run, SynthesisRun):
-            return synthesis.synthesis_plan(run, owner, self.farm)
+            return synthesis.synthesis_plan(run, owner, farm)
         name = training.claim_of(run, owner) if run.spec.trainer.nodes > 1 else None
         claim = None if name is None else self._kube.get(CLAIM, owner.namespace, name)
-        plan = training.training_plan(run, owner, self.farm, self.census, claim)
+        plan = training.training_plan(run, owner, farm, self.census, claim)
         if all(gate.status == "True" for gate in plan.gates) and not plan.suspend:
             census = Census()  # the watch may not have told of all yet: a run keeps what it begins with
             for body in self._kube.list(ENVIRONMENT, owner.namespace):
                 census.note(body)
-            plan = training.training_plan(run, owner, self.farm, census, claim)
+            plan = training.training_plan(run, owner, farm, census, claim)
         return plan
 
     def _run_children(self, owner: Owner) -> list[tuple[Kind, str]]:
         own_kinds = (SERVICE_ACCOUNT, RBAC_ROLE, ROLE_BINDING, CONFIG_MAP, CLAIM, JOB)
         return [*pool_members(owner, self.farm.policy_version), *((kind, owner.base) for kind in own_kinds)]
 
-    def _objects(self, owner: Owner, named: list[tuple[Kind, str]]) -> dict[tuple[str, str], Object]:
-        """Those that exist. Raises StaleObjects for one of an earlier object of the same name."""
-        objects = {}
+    def _objects(
+        self, owner: Owner, named: list[tuple[Kind, str]]
+    ) -> tuple[dict[tuple[str, str], Object], list[Foreign]]:
+        """Those that exist and are the owner's, and those that only have names of the owner's objects."""
+        objects: dict[tuple[str, str], Object] = {}
+        others: list[Foreign] = []
         for kind, name in named:
             found = self._kube.get(kind, owner.namespace, name)
             if found is None:
                 continue
-            owners = [reference.get("uid") for reference in found["metadata"].get("ownerReferences") or []]
-            if owners and owner.uid not in owners:
-                raise StaleObjects(f"{kind.kind} {name} is of an earlier {owner.kind}; waiting until it is collected")
-            objects[kind.plural, name] = found
-        return objects
+            if is_own(owner, found):
+                objects[kind.plural, name] = found
+            else:
+                others.append(foreign(owner, kind.kind, kind.plural, found))
+        return objects, others
 
     async def _carry_out(self, owner: Owner, actions: list[Action]) -> float | None:
-        await asyncio.to_thread(carry_out, self._kube, owner, actions)
+        outcome = await asyncio.to_thread(carry_out, self._kube, owner, actions)
+        outcome.check()
         metrics.RECONCILES.labels(owner.kind, "acted" if actions else "nothing to do").inc()
         return _again(actions)
 

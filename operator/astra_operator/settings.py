@@ -9,6 +9,10 @@ from astra_api.errors import BadInput
 from astra_api.kube import own_namespace
 
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
+OWN_SETTINGS = {
+    "namespace", "watched", "verifier_replicas", "metrics_port", "lease_name", "deployment", "operator_labels",
+}  # fmt: skip
+"""Settings that concern the operator itself; a run keeps the others as they were when it began."""
 MANAGER = "astra-farm-operator"  # the field manager of server-side apply, and who writes events
 PORT = 50051  # of every sandbox server
 

@@ -67,7 +67,14 @@ def synthesis_plan(run: SynthesisRun, owner: Owner, farm: Farm) -> Plan:
         mounts=({"name": "volume", "mountPath": _VOLUME},) if volume else (),
         variables=place,
     )
-    return Plan(pool=pool, work=work, manifest=manifest_of(run), phases=SYNTHESIS_PHASES)
+    return Plan(
+        pool=pool,
+        work=work,
+        manifest=manifest_of(run),
+        settings=farm.settings,
+        phases=SYNTHESIS_PHASES,
+        ttl_seconds=run.spec.ttl_seconds_after_finished,
+    )
 
 
 def _keys(run: SynthesisRun) -> tuple[dict[str, Any], ...]:

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from astra_api.canonical import digest
 from astra_api.resource import GROUP, ResourceRequirements
 from astra_api.training_run import TrainingRun
 from astra_operator.accepting import Problem
@@ -10,7 +11,7 @@ from astra_operator.census import Census
 from astra_operator.conditions import Condition
 from astra_operator.farm import Farm
 from astra_operator.manifests.identity import OWNER, ROLE, Owner
-from astra_operator.manifests.job import GPU, QUEUE, SHARED, Work, claim_object, ray_policy
+from astra_operator.manifests.job import GPU, KUEUE, QUEUE, SHARED, Work, claim_object, ray_policy
 from astra_operator.manifests.pool import Pool, own_certificates_volume
 from astra_operator.runs import TRAINING_PHASES, Plan
 
@@ -18,6 +19,7 @@ PLACE = ("trainer", "checkpoint")  # fields of spec that `unrunnable` looks at, 
 _VOLUME = "/checkpoint"
 _OWN_CERTIFICATES = "/etc/astra/own"  # of environments with pods of their own, a folder each
 _ALONE = "ClaimNotShared"
+_SHARED_LABELS = (QUEUE, f"{KUEUE}priority-class")  # Kueue's, that a pool has in common with the run's Job
 _RESOURCES: ResourceRequirements = {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "16Gi"}}
 
 
@@ -54,6 +56,7 @@ def training_plan(
 ) -> Plan:
     """`run` as it was accepted. `claim`: the PersistentVolumeClaim of a run with several nodes, if there is one."""
     spec = run.spec
+    queue_labels = _of_kueue(run.metadata.labels)
     pool = Pool(
         owner=owner,
         image=farm.settings.sandbox_image,
@@ -65,6 +68,9 @@ def training_plan(
         resources=dict(spec.sandboxes.resources),
         policy_version=farm.policy_version,
         egress_targets=farm.settings.canary_targets,
+        queue_labels={
+            key: value for key, value in queue_labels.items() if QUEUE in queue_labels and key in _SHARED_LABELS
+        },
     )
     claim_name = claim_of(run, owner)
     volume = {"persistentVolumeClaim": {"claimName": claim_name}} if claim_name else {"emptyDir": {}}
@@ -91,7 +97,8 @@ def training_plan(
         gpus=spec.trainer.gpus_per_node,
         nodes=spec.trainer.nodes,
         ray=spec.engine == "verl",
-        queue=run.metadata.labels.get(QUEUE),
+        queue_labels=queue_labels if QUEUE in queue_labels else {},
+        queue_annotations=_of_kueue(run.metadata.annotations) if QUEUE in queue_labels else {},
         volumes=tuple(volumes),
         mounts=tuple(mounts),
         variables={
@@ -102,17 +109,25 @@ def training_plan(
     )
     extra = [ray_policy(work)] if work.ray else []
     if spec.checkpoint.size and claim_name == owner.base and all(gate.reason != _ALONE for gate in gates):
-        extra.append(claim_object(owner, spec.checkpoint.size, spec.trainer.nodes))
+        retain = spec.checkpoint.retain
+        extra.append(claim_object(owner, spec.checkpoint.size, spec.trainer.nodes, retain=retain))
     return Plan(
         pool=pool,
         work=work,
         manifest=manifest_of(run),
+        settings=farm.settings,
+        ttl_seconds=spec.ttl_seconds_after_finished,
+        wish=digest(spec.sandboxes.model_dump(mode="json", by_alias=True, exclude_defaults=True)),
         extra=tuple(extra),
         gates=tuple(gates),
         suspend=spec.suspend,
         require_isolation=spec.sandboxes.require_network_isolation,
         phases=TRAINING_PHASES,
     )
+
+
+def _of_kueue(metadata: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in metadata.items() if key.startswith(KUEUE)}
 
 
 def environments_gate(run: TrainingRun, census: Census) -> Condition:

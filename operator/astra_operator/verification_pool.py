@@ -68,7 +68,7 @@ class VerificationPool:
         self._tls = ClientTls(files["client.crt"], files["client.key"], files["ca.crt"], pool.server_name)
         for wanted in pool_objects(pool):
             found = self._kube.get(wanted.kind, namespace, wanted.manifest["metadata"]["name"])
-            carry_out(self._kube, self.owner, mended(wanted, found))
+            carry_out(self._kube, self.owner, mended(wanted, found)).check()
 
     def beat(self, mark: str, annotation: str) -> None:
         """Marks the pool's StatefulSet. Blocking."""

@@ -144,7 +144,7 @@ class Kube:
     ) -> Object:
         """Server-side apply to the object of a uid, or (without one) to none: then it creates.
 
-        What other managers set in the same fields gives way. A KubeError with `conflict` if another object has the name.
+        What other managers set in the same fields gives way. A KubeError with `conflict` if another has the name.
         """
         query = {"fieldManager": manager, "force": "true"}
         precondition = {"resourceVersion": _NEVER_STORED} if uid is None else {"uid": uid}
@@ -170,13 +170,21 @@ class Kube:
         path = kind.path(namespace, name, "status")
         fields = [{"op": "add", "path": f"/status/{key}", "value": value} for key, value in status.items()]
         first = {key: value for key, value in status.items() if value is not None}
-        none_yet = [{"op": "test", "path": "/status", "value": None}, {"op": "add", "path": "/status", "value": first}]
+        none_yet: Sequence[Object] = [
+            {"op": "test", "path": "/status", "value": None},
+            {"op": "add", "path": "/status", "value": first},
+        ]
         try:
             return self._json_patch(path, [*test, *fields])
         except KubeError as error:
             if not error.conflict:
                 raise
         return self._json_patch(path, [*test, *none_yet])
+
+    def patch(self, kind: Kind, namespace: str, name: str, operations: Sequence[Object], *, uid: str) -> Object:
+        """A JSON patch of the object of a uid (else `conflict`)."""
+        test = {"op": "test", "path": "/metadata/uid", "value": uid}
+        return self._json_patch(kind.path(namespace, name), [test, *operations])
 
     def _json_patch(self, path: str, operations: Sequence[Object]) -> Object:
         """A KubeError with `conflict` if a test in it fails, or a path is not there: servers tell neither apart."""

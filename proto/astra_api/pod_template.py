@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from astra_api.resource import Integer, Json, Labels, Quantity, Resource
+from astra_api.resource import Integer, Json, Labels, Resource
 
 Word = Annotated[str, Field(min_length=1, max_length=253)]
 ResourceName = Annotated[

@@ -113,8 +113,12 @@ def test_dedicated_pods_come_after_the_verdict_and_go_when_none_are_asked_for() 
     status = status_after(EnvironmentSeen(1, {}, asks, verdict=verdict(of=asks)))
     assert condition(status, "Ready")["reason"] == "Starting"
     assert status["endpoint"] == "env-seven-sandbox.lab.svc:50051"
-    made = {(a.kind.plural, a.manifest["metadata"]["name"]): a.manifest for a in actions if isinstance(a, Apply)}
-    made["secrets", "env-seven-tls"] = {"metadata": {"name": "env-seven-tls"}}
+    made = {
+        a.key: {**a.manifest, "metadata": {**a.manifest["metadata"], "uid": a.kind.kind}}
+        for a in actions
+        if isinstance(a, Apply)
+    }
+    made["secrets", "env-seven-tls"] = {"metadata": {"name": "env-seven-tls", "uid": "Secret"}}
     served = status_after(EnvironmentSeen(1, status, asks, objects=made, ready_replicas=2))
     assert condition(served, "Ready")["reason"] == "Serving"
     gone = act(EnvironmentSeen(2, served, SEVEN, objects=made))

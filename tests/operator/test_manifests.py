@@ -12,7 +12,7 @@ from astra_api.synthesis_run import SynthesisRun
 from astra_operator.actions import Apply
 from astra_operator.admission import admit
 from astra_operator.environments import dedicated_pool
-from astra_operator.manifests.identity import Owner
+from astra_operator.manifests.identity import OWNER_UID, Owner
 from astra_operator.manifests.job import access_objects, claim_object, job_object, run_object
 from astra_operator.manifests.pool import CANARY, pool_objects
 from astra_operator.synthesis import unrunnable
@@ -139,7 +139,7 @@ def test_environments_with_pods_of_their_own_bring_their_certificates() -> None:
 
 def test_a_volume_is_asked_for_only_where_none_is_named() -> None:
     own = plan(training_run(checkpoint={"size": "10Gi"}))
-    assert own.extra == (claim_object(own.work.owner, "10Gi"),)
+    assert own.extra == (claim_object(own.work.owner, "10Gi", retain=True),)
     assert _claim(own.work) == "train-tiny"
     given_one = plan(training_run(checkpoint={"claimName": "mine", "size": "10Gi"}))
     assert given_one.extra == ()
@@ -154,8 +154,12 @@ def test_the_run_is_handed_over_whole() -> None:
 
 def test_all_is_owned_and_labelled() -> None:
     for made in manifests():
-        (reference,) = made["metadata"]["ownerReferences"]
-        assert reference["uid"] == "uid-1"
+        if made["kind"] == "PersistentVolumeClaim":  # it outlives the run, and says whose it was
+            assert "ownerReferences" not in made["metadata"]
+            assert made["metadata"]["annotations"][OWNER_UID] == "uid-1"
+        else:
+            (reference,) = made["metadata"]["ownerReferences"]
+            assert reference["uid"] == "uid-1"
         assert made["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "astra-farm-operator"
 
 

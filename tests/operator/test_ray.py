@@ -22,11 +22,11 @@ from astra_operator.admission import admit
 from astra_operator.farm import Farm
 from astra_operator.job_end import job_end
 from astra_operator.manifests.identity import Owner
-from astra_operator.manifests.job import QUEUE, RAY_JOB, RUN_FILE, job_object
+from astra_operator.manifests.job import QUEUE, RAY_JOB, job_object
 from astra_operator.manifests.pool import pool_objects
 from astra_operator.runs import Plan, Seen, reconcile_run
 from astra_operator.settings import OperatorSettings
-from astra_operator.training import manifest_of, training_plan, unrunnable
+from astra_operator.training import training_plan, unrunnable
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden" / "qwen3-32b-rayjob.yaml"
@@ -135,7 +135,7 @@ def test_a_ray_job_is_what_kuberay_knows(
     assert len(manifest["metadata"]["name"]) <= 47, "KubeRay makes longer names of it"
     assert manifest["metadata"]["labels"].get(QUEUE) == queue
     assert spec["shutdownAfterJobFinishes"] is True, "Kueue takes no other"
-    assert "suspend" not in spec, "which is Kueue's to set"
+    assert spec.get("suspend", False) is (queue is not None), "Kueue lets it go"
     assert spec["backoffLimit"] == retries
     cluster = spec["rayClusterSpec"]
     (workers,) = cluster["workerGroupSpecs"]
@@ -341,15 +341,14 @@ def test_what_can_run_is_admitted(changes: Object) -> None:
 
 def test_a_run_that_has_begun_does_not_change_to_what_cannot_run() -> None:
     begun = verl(trainer={"gpusPerNode": 8}, checkpoint={})
-    config_map = {"data": {RUN_FILE: manifest_of(begun)}}
     larger = verl(trainer={"nodes": 4, "gpusPerNode": 8}, checkpoint={}, suspend=True)
-    admitted = admit(TrainingRun, _body(larger), config_map)
+    admitted = admit(TrainingRun, _body(larger), begun)
     assert admitted.begun
     assert [problem.field for problem in admitted.problems] == ["spec.checkpoint"]
     assert isinstance(admitted.run, TrainingRun)
     assert admitted.run.spec == begun.spec.model_copy(update={"suspend": True})
     mended = verl(trainer={"nodes": 4, "gpusPerNode": 8}, checkpoint={"size": "1Ti"})
-    admitted = admit(TrainingRun, _body(mended), config_map)
+    admitted = admit(TrainingRun, _body(mended), begun)
     assert admitted.problems == []
     assert isinstance(admitted.run, TrainingRun)
     assert admitted.run.spec == mended.spec

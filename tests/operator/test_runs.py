@@ -44,7 +44,7 @@ def test_a_training_run_from_beginning_to_end() -> None:
     assert world.replicas == 0, "a finished run keeps no sandboxes"
     world.settle_sandboxes()
     world.reconcile()
-    assert is_over({"status": world.status})
+    assert is_over({"metadata": {"generation": 1}, "status": world.status})
     assert world.wanted() == []
 
 

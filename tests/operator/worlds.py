@@ -2,15 +2,19 @@
 
 import copy
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from astra_operator.actions import Action, Again, Apply, CreateCertificates, Delete, Emit, PatchStatus
+from astra_api.synthesis_run import SynthesisRun
+from astra_api.training_run import TrainingRun
+from astra_operator.actions import Action, Again, Apply, CreateCertificates, Delete, Emit, OpenGate, PatchStatus
+from astra_operator.begun import read_begun
 from astra_operator.manifests.identity import ROLE
 from astra_operator.manifests.job import JOB, RAY_JOB
 from astra_operator.manifests.pool import CANARY, STATEFUL_SET
-from astra_operator.runs import Plan, Seen, reconcile_run
+from astra_operator.ownership import Foreign
+from astra_operator.runs import Plan, Seen, provisioned, reconcile_run
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -26,8 +30,20 @@ class World:
     objects: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     pods: dict[str, dict[str, Any]] = field(default_factory=dict)
     events: list[Emit] = field(default_factory=list)
+    now: datetime = NOW
+    deleted: bool = False  # the run itself
     jobs_made: int = 0
     problems: tuple[Any, ...] = ()
+    foreign: tuple[Foreign, ...] = ()
+    refused: dict[str, str] = field(default_factory=dict)  # kinds that the API refuses to change, and its words
+
+    @property
+    def begun(self) -> Any:
+        """What the run began with, as its ConfigMap and its status say."""
+        if self.plan is None:
+            return None
+        model = SynthesisRun if self.plan.pool.owner.kind == "SynthesisRun" else TrainingRun
+        return read_begun(model, self.objects.get(("configmaps", self.plan.work.name)), self.status)
 
     def seen(self) -> Seen:
         pods = [copy.deepcopy(pod) for pod in self.pods.values()]
@@ -38,33 +54,51 @@ class World:
             sandbox_pods=tuple(pod for pod in pods if pod["metadata"]["labels"][ROLE] == "sandbox"),
             workers=tuple(pod for pod in pods if pod["metadata"]["labels"][ROLE] != "sandbox"),
             problems=self.problems,
-            begun=("configmaps", self.plan.work.name) in self.objects if self.plan else False,
+            begun=self.begun is not None,
+            foreign=self.foreign,
         )
 
     def wanted(self) -> list[Action]:
-        return reconcile_run(self.plan, self.seen(), NOW)
+        plan = None if self.plan is None else replace(self.plan, begun=self.begun)
+        return reconcile_run(plan, self.seen(), self.now)
 
     def reconcile(self, killed_after: int | None = None) -> list[Action]:
         """One pass of the operator, which may be killed after some of its actions."""
-        actions = self.wanted()
+        seen, actions, refusals = self.seen(), self.wanted(), []
         for action in actions[:killed_after]:
-            self.carry_out(action)
+            words = self.refused.get(action.kind.kind) if isinstance(action, Apply) else None
+            if words is None:
+                self.carry_out(action)
+            else:
+                refusals.append(f"{action.kind.kind}: {words}")
+        if killed_after is None:
+            told = provisioned(seen, actions, refusals, self.now)
+            for action in told:
+                self.carry_out(action)
+            actions = [*actions, *told]
         return actions
 
     def carry_out(self, action: Action) -> None:
         match action:
-            case Apply(kind, manifest):
-                key = (kind.plural, manifest["metadata"]["name"])
+            case Apply(kind, manifest, uid):
+                key = action.key
                 before = self.objects.get(key, {})
+                assert before.get("metadata", {}).get("uid") == uid, f"{key}: another object than was seen"
                 if kind in (JOB, RAY_JOB) and not before:
                     self.jobs_made += 1
                 made = copy.deepcopy(manifest)
-                made["metadata"]["uid"] = before.get("metadata", {}).get("uid", f"{key[0]}-{self.jobs_made}")
+                made["metadata"]["uid"] = uid or f"{key[0]}-{self.jobs_made}"
                 self.objects[key] = made | {"status": before.get("status", {})}
             case CreateCertificates(name, _):
-                self.objects.setdefault(("secrets", name), {"metadata": {"name": name}, "data": {}})
-            case Delete(kind, name, _):
-                self.objects.pop((kind.plural, name), None)
+                self.objects.setdefault(("secrets", name), {"metadata": {"name": name, "uid": name}, "data": {}})
+            case Delete(kind, name, uid):
+                if self.plan is not None and uid == self.plan.pool.owner.uid:
+                    self.deleted = True
+                    return
+                assert self.objects[kind.plural, name]["metadata"]["uid"] == uid
+                del self.objects[kind.plural, name]
+            case OpenGate(name, _, others):
+                self.pods[name]["spec"]["schedulingGates"] = list(others)
             case PatchStatus(status):
                 self.status |= {key: value for key, value in status.items() if value is not None}
             case Emit():
@@ -116,8 +150,12 @@ class World:
             "metadata": {
                 "name": name,
                 "labels": {ROLE: "trainer"},
+                "uid": name,
                 "ownerReferences": [{"uid": job["metadata"]["uid"]}],
             },
+            "spec": {"schedulingGates": job["spec"]["template"]["spec"].get("schedulingGates", [])}
+            if "template" in job["spec"]
+            else {},
             "status": {"phase": phase, "containerStatuses": [{"name": "trainer", "state": state}]},
         }
 

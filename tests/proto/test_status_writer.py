@@ -17,9 +17,7 @@ class Api:
         self.status: dict[str, Any] = {}
         self.patches = 0
 
-    def patch_status(
-        self, kind: object, namespace: str, name: str, status: dict[str, Any], *, uid: str | None
-    ) -> None:
+    def patch_status(self, kind: object, namespace: str, name: str, status: dict[str, Any], *, uid: str | None) -> None:
         assert uid == "of-this-run"
         self.patches += 1
         if self.failures:

@@ -12,6 +12,7 @@ MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGED = f"{MANAGED_BY}={MANAGER}"  # the selector of all that the operator makes
 OWNER = "astra.farm/owner"  # label: the base name of the owner, unique in its namespace
 OWNED_BY = "astra.farm/owned-by"  # annotation: Kind/name
+OWNER_UID = "astra.farm/owner-uid"  # annotation of what outlives its owner
 ROLE = "astra.farm/role"  # label: sandbox | trainer | synth
 _PREFIX = {"Environment": "env", "SynthesisRun": "synth", "TrainingRun": "train", "Deployment": "verify"}
 _LENGTH = 40  # leaves room for suffixes: a Service may have 63, a StatefulSet 52

@@ -1,12 +1,13 @@
 """The Job of a run, what it reads and what it may do. Pure."""
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from astra_api.kube import CONFIG_MAP, Kind
 from astra_operator.actions import Apply
-from astra_operator.manifests.identity import OWNED_BY, Owner
+from astra_operator.manifests.identity import OWNED_BY, OWNER_UID, Owner
 from astra_operator.manifests.pods import SCRATCH_MOUNT, container_security, environment, pod_security, scratch
 from astra_operator.manifests.pool import CERTIFICATES, CLIENT_FILES, NETWORK_POLICY, Pool, certificates_volume
 from astra_operator.settings import PullPolicy
@@ -18,7 +19,9 @@ RBAC = "rbac.authorization.k8s.io"
 RBAC_ROLE = Kind(f"{RBAC}/v1", "Role", "roles")
 ROLE_BINDING = Kind(f"{RBAC}/v1", "RoleBinding", "rolebindings")
 CLAIM = Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
-QUEUE = "kueue.x-k8s.io/queue-name"
+KUEUE = "kueue.x-k8s.io/"  # begins its labels and annotations
+QUEUE = f"{KUEUE}queue-name"
+GATE = "astra.farm/sandboxes"  # scheduling gate: closed until the run's sandboxes serve
 RAY_VERSION = "2.60.0"  # of requirements/verl-gpu.txt: KubeRay goes by it, as by what Ray offers
 RUN_FILE = "run.json"
 RUN_FOLDER = "/etc/astra/run"
@@ -47,7 +50,8 @@ class Work:
     gpus: int = 0  # of each node
     nodes: int = 1
     ray: bool = False  # whether Ray runs in its pods: engine verl
-    queue: str | None = None
+    queue_labels: Mapping[str, str] = field(default_factory=dict)  # Kueue's, of the run
+    queue_annotations: Mapping[str, str] = field(default_factory=dict)
     volumes: tuple[dict[str, Any], ...] = ()
     mounts: tuple[dict[str, Any], ...] = ()
     secret_environment: tuple[dict[str, Any], ...] = ()
@@ -57,6 +61,11 @@ class Work:
     @property
     def name(self) -> str:
         return self.owner.base
+
+    @property
+    def queue(self) -> str | None:
+        """The queue of Kueue's in which the run waits, if any."""
+        return self.queue_labels.get(QUEUE)
 
     @property
     def job_kind(self) -> Kind:
@@ -78,32 +87,36 @@ def access_objects(work: Work) -> list[Apply]:
     ]
 
 
-def run_object(work: Work, manifest: str) -> Apply:
-    """The ConfigMap with the run as it was accepted (JSON)."""
+def run_object(work: Work, data: dict[str, str]) -> Apply:
+    """The ConfigMap with what the run began with; its pods read the run as it was accepted (JSON)."""
     metadata = work.owner.metadata(work.name, work.role)
-    return Apply(
-        CONFIG_MAP, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {RUN_FILE: manifest}}
-    )
+    return Apply(CONFIG_MAP, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
 
 
 def job_object(work: Work) -> Apply:
     """The Job; a RayJob where it takes more nodes than one."""
     metadata = work.owner.metadata(work.name, work.role)
-    if work.queue:
-        metadata["labels"] = metadata["labels"] | {QUEUE: work.queue}
+    metadata["labels"] = {**work.queue_labels, **metadata["labels"]}
+    metadata["annotations"] = {**work.queue_annotations, **metadata["annotations"]}
     if work.nodes > 1:
         return Apply(RAY_JOB, _ray_job(work, metadata))
     template = _template(work, work.command, rights=True)
     template["spec"]["restartPolicy"] = "Never"
-    spec = {"backoffLimit": work.retries, "template": template}
+    spec = {"backoffLimit": work.retries, "template": template, **_held_back(work)}
     return Apply(JOB, {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec})
 
 
-def claim_object(owner: Owner, size: str, nodes: int = 1) -> Apply:
-    """The volume of a run that asks for a size and names no claim of its own; all nodes write to it."""
+def claim_object(owner: Owner, size: str, nodes: int = 1, *, retain: bool = False) -> Apply:
+    """The volume of a run that asks for a size and names no claim of its own; all nodes write to it.
+
+    One that is retained has no owner that it would be collected with; an annotation says whose it is.
+    """
     mode = "ReadWriteOnce" if nodes == 1 else SHARED
     spec = {"accessModes": [mode], "resources": {"requests": {"storage": size}}}
     metadata = owner.metadata(owner.base, "trainer")
+    metadata["annotations"] |= {OWNER_UID: owner.uid or ""}
+    if retain:
+        metadata.pop("ownerReferences", None)
     return Apply(CLAIM, {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec})
 
 
@@ -129,19 +142,20 @@ def ray_policy(work: Work) -> Apply:
 
 def _template(work: Work, command: tuple[str, ...] | None, *, rights: bool) -> dict[str, Any]:
     """Of a pod. `rights`: whether it gets the token of the run's service account."""
-    annotations = {OWNED_BY: f"{work.owner.kind}/{work.owner.name}"}
+    annotations = {**work.queue_annotations, OWNED_BY: f"{work.owner.kind}/{work.owner.name}"}
     metadata = {"labels": work.owner.labels(work.role), "annotations": annotations}
     account = {"serviceAccountName": work.name} if rights else {}
     spec = {
         **account,
         "automountServiceAccountToken": rights,
         "enableServiceLinks": False,
+        **({"schedulingGates": [{"name": GATE}]} if work.queue else {}),
         "terminationGracePeriodSeconds": work.grace_seconds,
         "securityContext": pod_security(),
         "containers": [_container(work, command)],
         "volumes": [
             scratch(_RAY_SCRATCH) if work.ray else scratch(),
-            {"name": "run", "configMap": {"name": work.name}},
+            {"name": "run", "configMap": {"name": work.name, "items": [{"key": RUN_FILE, "path": RUN_FILE}]}},
             certificates_volume(work.pool.secret, CLIENT_FILES),
             *([_shared_memory(work)] if work.ray else []),
             *work.volumes,
@@ -155,6 +169,7 @@ def _container(work: Work, command: tuple[str, ...] | None) -> dict[str, Any]:
         ASTRA_RUN_FILE=f"{RUN_FOLDER}/{RUN_FILE}",
         ASTRA_SANDBOXES=",".join(work.pool.addresses),
         ASTRA_TLS_DIR=CERTIFICATES,
+        ASTRA_RUN_UID=work.owner.uid or "",
         **work.variables,
     )
     resources = work.resources
@@ -186,12 +201,18 @@ def _shared_memory(work: Work) -> dict[str, Any]:
     return {"name": "shm", "emptyDir": {"medium": "Memory"} | ({"sizeLimit": str(bound)} if bound else {})}
 
 
+def _held_back(work: Work) -> dict[str, Any]:
+    """The suspension of a Job in a queue: Kueue ends it when it admits the Job."""
+    return {"suspend": True} if work.queue else {}
+
+
 def _ray_job(work: Work, metadata: dict[str, Any]) -> dict[str, Any]:
     """KubeRay starts Ray in the pods, submits the command to the head, and takes the pods down again.
 
     The templates name no command: KubeRay would run it in front of its own. Nothing is reserved for the entrypoint
     (`entrypointNumCpus`): Ray then runs it on the head, the one pod with the rights of the run, with RAY_ADDRESS set.
-    In HTTPMode there is no further pod that submits. `spec.suspend` is Kueue's: a suspended run has no RayJob.
+    In HTTPMode there is no further pod that submits. `spec.suspend` is Kueue's: a run that its user suspended has no
+    RayJob.
     """
     workers = work.nodes - 1
     start = {"num-cpus": str(_CPUS + _CPUS_PER_GPU * work.gpus), "num-gpus": str(work.gpus)}
@@ -205,6 +226,7 @@ def _ray_job(work: Work, metadata: dict[str, Any]) -> dict[str, Any]:
             "backoffLimit": work.retries,
             "shutdownAfterJobFinishes": True,
             "submissionMode": "HTTPMode",
+            **_held_back(work),
             "rayClusterSpec": {
                 "rayVersion": RAY_VERSION,
                 "headGroupSpec": {

@@ -4,7 +4,7 @@ Pods have stable names in DNS, so a client can hold a connection to each. They h
 and accept only clients whose certificate the pool's own authority signed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,7 @@ class Pool:
     policy_version: str = "policy/v1"
     certificates_digest: str = ""  # new certificates replace the pods
     egress_targets: tuple[str, ...] = ()  # host:port that the canary tries besides the API server and DNS
+    queue_labels: Mapping[str, str] = field(default_factory=dict)  # Kueue's: the pool counts against the same quota
 
     @property
     def name(self) -> str:
@@ -133,10 +134,12 @@ def _stateful_set(pool: Pool) -> dict[str, Any]:
     annotations = {OWNED_BY: f"{pool.owner.kind}/{pool.owner.name}"}
     if pool.certificates_digest:
         annotations["astra.farm/certificates"] = pool.certificates_digest
+    metadata = pool.owner.metadata(pool.name, "sandbox")
+    metadata["labels"] = {**pool.queue_labels, **metadata["labels"]}
     return {
         "apiVersion": "apps/v1",
         "kind": "StatefulSet",
-        "metadata": pool.owner.metadata(pool.name, "sandbox"),
+        "metadata": metadata,
         "spec": {
             "replicas": pool.replicas,
             "serviceName": pool.name,
