@@ -1,7 +1,9 @@
 """Whose an object is: the operator changes and deletes what carries the uid of its owner, and nothing else. Pure."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from astra_operator.conditions import holds
 from astra_operator.manifests.identity import OWNER_UID, Owner
 
 Object = dict[str, Any]
@@ -39,6 +41,22 @@ def advice(found: Foreign) -> str:
     if found.kind == "PersistentVolumeClaim":
         return f"{found} exists and is not this run's: name it in spec.checkpoint.claimName to use it, or delete it"
     return f"{found} exists and is not this object's: delete it, or choose another name"
+
+
+def lacking_pods(objects: Iterable[Object], pods: Iterable[Object]) -> list[Object]:
+    """The StatefulSets with fewer pods than they want, and the Jobs that run and have none."""
+    owners = [uid for pod in pods for uid in _uids(pod)]
+    lacking = []
+    for one in objects:
+        spec, status, count = one.get("spec") or {}, one.get("status") or {}, owners.count(one["metadata"]["uid"])
+        ended = any(
+            c["type"] in ("Complete", "Failed") and c["status"] == "True" for c in status.get("conditions") or []
+        )
+        if one.get("kind") == "StatefulSet" and count < spec.get("replicas", 0):
+            lacking.append(one)
+        if one.get("kind") == "Job" and not count and not ended and not spec.get("suspend"):
+            lacking.append(one)
+    return lacking
 
 
 def _uids(found: Object) -> list[str]:

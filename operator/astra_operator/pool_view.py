@@ -19,6 +19,7 @@ class PoolView:
     ready: int
     isolated: bool | None
     evidence: str
+    waits: str = ""  # why a pod does not serve, in the cluster's words
     restarts: int = 0  # of servers, in the pods that are there now
 
     @property
@@ -32,7 +33,8 @@ class PoolView:
         elif self.serves:
             ready = Condition("SandboxesReady", "True", "SandboxesReady", counted)
         else:
-            ready = Condition("SandboxesReady", "False", "Starting", counted)
+            why = f"{counted}; {self.waits}" if self.waits else counted
+            ready = Condition("SandboxesReady", "False", "Starting", why)
         if self.wanted == 0 and self.isolated is None:
             return [ready]  # what was found stays: it was true of the pods that ran
         return [ready, self._isolation()]
@@ -57,6 +59,7 @@ def view(wanted: int, pods: Iterable[dict[str, Any]]) -> PoolView:
         ready=sum(map(is_ready, alive)),
         isolated=isolated,
         evidence=_evidence(isolated, opened, refused, len(findings)),
+        waits=next((why for pod in alive if not is_ready(pod) and (why := _hindrance(pod))), ""),
         restarts=sum(map(_restarts, alive)),
     )
 
@@ -67,6 +70,19 @@ def is_ready(pod: dict[str, Any]) -> bool:
         return False
     conditions = (pod.get("status") or {}).get("conditions") or []
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+
+
+def _hindrance(pod: dict[str, Any]) -> str:
+    """Why a pod does not run, as its scheduler or its kubelet says; empty where neither says anything."""
+    status, name = pod.get("status") or {}, pod["metadata"]["name"]
+    for condition in status.get("conditions") or []:
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return f"{name}: {condition.get('message') or condition.get('reason') or 'not scheduled'}"
+    for container in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if waiting.get("message"):
+            return f"{name}: {waiting.get('reason') or 'waiting'}: {waiting['message']}"
+    return ""
 
 
 def canary_finding(pod: dict[str, Any]) -> dict[str, list[str]] | None:

@@ -88,6 +88,7 @@ class Seen:
     status: Mapping[str, Any] = field(default_factory=dict)
     objects: Mapping[tuple[str, str], dict[str, Any]] = field(default_factory=dict)  # (plural, name) -> object
     foreign: tuple[Foreign, ...] = ()  # objects that have names of ours, and are not ours
+    not_created: tuple[str, ...] = ()  # pods that controllers could not create, and the server's words
     sandbox_pods: tuple[dict[str, Any], ...] = ()
     workers: tuple[dict[str, Any], ...] = ()  # pods of the Job
     problems: tuple[Problem, ...] = ()  # of the spec as it is now; the plan is of what was accepted
@@ -120,14 +121,14 @@ def has_ended(conditions: list[dict[str, Any]]) -> bool:
 
 
 def is_over(body: Mapping[str, Any]) -> bool:
-    """Whether a run has ended, its pool is released, and nothing was changed since nor is its deletion due: nothing is
-    left to do, whatever happens to its objects."""
+    """Whether a run is complete, its pool is released, nothing was changed since and its deletion is not due: nothing
+    is left to do, whatever happens to its objects. A failed run may be told to go on."""
     status = body.get("status") or {}
     sandboxes = status.get("sandboxes") or {}
     released = not sandboxes.get("wanted") and not sandboxes.get("ready")
     unchanged = status.get("observedGeneration") == body["metadata"].get("generation")
     stays = (body.get("spec") or {}).get("ttlSecondsAfterFinished") is None
-    return has_ended(status.get("conditions") or []) and released and unchanged and stays
+    return holds(status.get("conditions") or [], "Complete") and released and unchanged and stays
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ def reconcile_run(plan: Plan | None, seen: Seen, now: datetime) -> list[Action]:
 
 def provisioned(seen: Seen, actions: list[Action], refusals: list[str], now: datetime) -> list[Action]:
     """What tells of objects that could not be made or changed, after `actions` were carried out."""
-    status = dict(seen.status)
+    status, refusals = dict(seen.status), [*refusals, *seen.not_created]
     for action in actions:
         if isinstance(action, PatchStatus):
             status |= action.status
