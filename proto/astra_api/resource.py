@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+from pydantic.config import JsonDict
 from typing_extensions import TypedDict
 
 from astra_api.canonical import canonical_json
@@ -114,7 +115,7 @@ def _check_positive(value: Any) -> Any:
 
 def _quantity_field(number: str, minimum: int) -> Any:
     pattern = rf"^\+?({number})({_SUFFIX})?$"
-    extra = {"x-kubernetes-int-or-string": True, "pattern": pattern, "minimum": minimum}
+    extra: JsonDict = {"x-kubernetes-int-or-string": True, "pattern": pattern, "minimum": minimum}
     return Field(max_length=64, json_schema_extra=extra)
 
 
