@@ -13,6 +13,7 @@ its place. Defaults are written out, so that a stored object keeps its meaning w
 import ast
 import inspect
 import itertools
+import json
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -24,10 +25,12 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, NoDefault
 from pydantic_core import core_schema
 
+from astra_api import synthesis_run, training_run
 from astra_api.environment import Environment
-from astra_api.resource import API_VERSION, GROUP, QUANTITY_PATTERN, Resource
-from astra_api.synthesis_run import SynthesisRun
-from astra_api.training_run import FREE, TrainingRun, TrainingRunSpec
+from astra_api.pod_template import NETWORK, RESERVED, ROOT
+from astra_api.resource import API_VERSION, GROUP, Resource
+from astra_api.synthesis_run import SynthesisRun, SynthesisRunSpec
+from astra_api.training_run import TrainingRun, TrainingRunSpec
 
 _HEADER = (
     "# Made from astra_api by `make crds`. Uninstalling the chart keeps it, and with it every object of the kind.\n"
@@ -47,6 +50,11 @@ _BOUNDS = (
 )  # fmt: skip
 
 
+_API_VERSION = f"Version of the API that the object is written in, which is {API_VERSION}."
+# Lists whose items have a key: appliers may then own items, and no key is there twice.
+_LIST_KEYS = {
+    "Condition": "type", "EnvVar": "name", "Volume": "name", "LocalReference": "name", "VolumeMount": "mountPath",
+}  # fmt: skip
 _RESERVED = {
     "true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let",
     "loop", "package", "namespace", "return", "var", "void", "while",
@@ -91,6 +99,7 @@ class Kind:
     scale: Schema | None = None
 
 
+_READY = Column("Ready", '.status.conditions[?(@.type=="Ready")].status', priority=1)
 _AGE = Column("Age", ".metadata.creationTimestamp", "date")
 KINDS = (
     Kind(
@@ -101,7 +110,7 @@ KINDS = (
             Column("Phase", ".status.phase"),
             Column("Domain", ".spec.domain"),
             Column("Scenario", ".spec.scenario"),
-            Column("Ready", '.status.conditions[?(@.type=="Ready")].status', priority=1),
+            _READY,
             Column("Replicas", ".status.replicas", "integer", priority=1),
             Column("Endpoint", ".status.endpoint", priority=1),
             _AGE,
@@ -121,6 +130,7 @@ KINDS = (
             Column("Produced", ".status.produced", "integer"),
             Column("Wanted", ".spec.count", "integer"),
             Column("Rejected", ".status.rejected", "integer"),
+            _READY,
             _AGE,
         ),
     ),
@@ -138,6 +148,7 @@ KINDS = (
             Column("Sandboxes", ".status.sandboxes.ready", "integer", priority=1),
             Column("ETA", ".status.eta", priority=1),
             Column("Checkpoint", ".status.lastCheckpoint", priority=1),
+            _READY,
             _AGE,
         ),
     ),
@@ -158,13 +169,14 @@ def _one_of(*fields: str) -> Rule:
     return Rule(f"[{present}].exists_one(given, given)", f"give exactly one of {listed}")
 
 
-def _unchanged(field: str) -> Rule:
-    same = f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"
-    return Rule(same, f"{field} cannot be changed; make a new object")
-
-
-def _aliases(model: type[BaseModel]) -> set[str]:
-    return {field.alias or name for name, field in model.model_fields.items()}
+def _unchanged(model: type[BaseModel], free: tuple[str, ...]) -> tuple[Rule, ...]:
+    """Of a spec: each field but those that are free stays as it was made."""
+    fields = {field.alias or name for name, field in model.model_fields.items()}
+    same = "has(self.{0}) == has(oldSelf.{0}) && (!has(self.{0}) || self.{0} == oldSelf.{0})"
+    return tuple(
+        Rule(same.format(field), f"{field} cannot be changed; make a new object")
+        for field in sorted(fields - set(free))
+    )
 
 
 _ORDERED = Rule("self.min <= self.max", "min must not be more than max")
@@ -189,6 +201,43 @@ _DIVISION = (
 
 # By the name of the model: what its validators check across fields.
 RULES: dict[str, tuple[Rule, ...]] = {
+    "ResourceRequirements": (
+        Rule(
+            "!has(self.requests) || !has(self.limits) || self.requests.all(name, !(name in self.limits) || "
+            "quantity(string(self.requests[name])).compareTo(quantity(string(self.limits[name]))) <= 0)",
+            "requests must not be more than limits",
+        ),
+    ),
+    "Toleration": (
+        Rule(
+            "has(self.key) && self.key != '' || has(self.operator) && self.operator == 'Exists'",
+            "key is required, unless operator is Exists",
+        ),
+        Rule(
+            "!has(self.value) || self.value == '' || !has(self.operator) || self.operator == 'Equal'",
+            "value needs operator: Equal",
+        ),
+        Rule(
+            "!has(self.tolerationSeconds) || has(self.effect) && self.effect == 'NoExecute'",
+            "tolerationSeconds needs effect: NoExecute",
+        ),
+    ),
+    "EnvVar": (
+        Rule(
+            f"!self.name.startsWith('{RESERVED}')",
+            f"name must not begin with {RESERVED}: such variables are the operator's",
+        ),
+        Rule("!has(self.value) || !has(self.valueFrom)", "give value or valueFrom, not both"),
+    ),
+    "Volume": (_one_of("configMap", "secret", "persistentVolumeClaim", "emptyDir", "ephemeral", "csi", "nfs"),),
+    "SeccompProfile": (
+        Rule(
+            "(self.type == 'Localhost') == has(self.localhostProfile)",
+            "localhostProfile is required by type: Localhost, and belongs to it",
+        ),
+    ),
+    "PodSecurity": (Rule("!has(self.runAsNonRoot) || self.runAsNonRoot", ROOT),),
+    "PodTemplateSpec": (Rule("!has(self.hostNetwork) || !self.hostNetwork", NETWORK),),
     "Step": (
         Rule(
             "!has(self.tolerance) || self.tolerance == 0.0 || self.match == 'numeric'",
@@ -213,7 +262,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
             "!has(self.environments) || self.environments.source.type == 'tables' || has(self.teacher)",
             "a source of this type needs a teacher",
         ),
-        Rule("self == oldSelf", "the spec of a SynthesisRun cannot be changed; make a new one"),
+        *_unchanged(SynthesisRunSpec, synthesis_run.FREE),
     ),
     "GgufModel": (_one_of("package", "path"),),
     "Model": (
@@ -223,6 +272,18 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "Holdout": (_one_of("fraction", "selector"),),
     "Bands": (Rule("self.medium < self.high", "medium must be less than high"),),
     "Rl": (Rule("self.batchSize % self.groupSize == 0", "batchSize must be a multiple of groupSize"),),
+    "Sandboxes": (
+        Rule(
+            "!has(self.podTemplate) || !has(self.podTemplate.spec.runtimeClassName)",
+            "podTemplate.spec.runtimeClassName is refused on sandboxes; set sandboxes.runtimeClassName instead",
+        ),
+    ),
+    "Checkpoint": (
+        Rule(
+            "!has(self.storageClassName) || has(self.size)",
+            "storageClassName belongs to size: give the size of the claim to make",
+        ),
+    ),
     "Verl": (
         Rule(
             "self.rollout != 'separate' || self.maxStaleness >= 1",
@@ -241,7 +302,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule("has(self.sft) || has(self.rl)", "nothing to train: give sft, rl or both"),
         Rule("!has(self.verl) || self.engine == 'verl'", "verl belongs to engine: verl"),
         *_DIVISION,
-        *(_unchanged(name) for name in sorted(_aliases(TrainingRunSpec) - set(FREE))),
+        *_unchanged(TrainingRunSpec, training_run.FREE),
     ),
 }
 
@@ -250,7 +311,9 @@ def definition(kind: Kind) -> Schema:
     """The CustomResourceDefinition of a kind."""
     name = kind.model.__name__
     generated = kind.model.model_json_schema(by_alias=True, schema_generator=_Described)
-    spec, status = (_structural(generated["properties"][part], generated["$defs"]) for part in ("spec", "status"))
+    spec = _structural(generated["properties"]["spec"], generated["$defs"])
+    bare = {name: _without_defaults(model) for name, model in generated["$defs"].items()}
+    status = _structural(generated["properties"]["status"], bare)
     version: Schema = {
         "name": VERSION,
         "served": True,
@@ -263,11 +326,11 @@ def definition(kind: Kind) -> Schema:
                 "description": _text(inspect.getdoc(sys.modules[kind.model.__module__]) or ""),
                 "required": ["spec"],
                 "properties": {
-                    "apiVersion": {"type": "string"},
-                    "kind": {"type": "string"},
+                    "apiVersion": {"type": "string", "description": _API_VERSION},
+                    "kind": {"type": "string", "description": f"Kind of the object, which is {name}."},
                     "metadata": {"type": "object"},
                     "spec": spec,
-                    "status": _without_defaults(status),
+                    "status": status,
                 },
             }
         },
@@ -363,7 +426,7 @@ def _structural(schema: Schema, models: dict[str, Schema]) -> Schema:
         return _union(schema, models)
     made = {key: schema[key] for key in _KEPT if key in schema}
     if "description" in made:
-        made["description"] = _text(made["description"])
+        made["description"] = _text(made["description"]) + _told(made)
     if "const" in schema:
         made["enum"] = [schema["const"]]
     for key, bound, exclusive in _BOUNDS:
@@ -378,7 +441,6 @@ def _structural(schema: Schema, models: dict[str, Schema]) -> Schema:
         case "string" if schema.get("x-kubernetes-int-or-string"):
             del made["type"]
             made |= {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]}
-            made |= {"pattern": QUANTITY_PATTERN}
         case "string" if "enum" not in made:
             made.setdefault("maxLength", _MAX_LENGTH)
         case "integer":
@@ -386,6 +448,14 @@ def _structural(schema: Schema, models: dict[str, Schema]) -> Schema:
         case None:  # any JSON value
             made |= {"x-kubernetes-preserve-unknown-fields": True, "nullable": True}
     return made
+
+
+def _told(schema: Schema) -> str:
+    """The default of a scalar, in words."""
+    default = schema.get("default", "")
+    if isinstance(default, dict | list) or default == "":
+        return ""
+    return f" Defaults to {default if isinstance(default, str) else json.dumps(default)}."
 
 
 def _object(schema: Schema, models: dict[str, Schema]) -> Schema:
@@ -405,8 +475,9 @@ def _object(schema: Schema, models: dict[str, Schema]) -> Schema:
 
 
 def _list_type(items: Schema) -> Schema:
-    if items.get("$ref") == "#/$defs/Condition":
-        return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+    key = _LIST_KEYS.get(items.get("$ref", "").removeprefix("#/$defs/"))
+    if key is not None:
+        return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
     return {"x-kubernetes-list-type": "atomic"}
 
 
@@ -427,7 +498,8 @@ def _union(schema: Schema, models: dict[str, Schema]) -> Schema:
     """One object that holds the fields of all variants of a union on `type`; rules keep each field to its variants."""
     references = schema["discriminator"]["mapping"]
     variants = {tag: _structural({"$ref": reference}, models) for tag, reference in references.items()}
-    properties: dict[str, Schema] = {"type": {"type": "string", "enum": list(variants)}}
+    told = next(variant["properties"]["type"]["description"] for variant in variants.values())  # of all, by the first
+    properties: dict[str, Schema] = {"type": {"type": "string", "description": told, "enum": list(variants)}}
     for name in {name: None for variant in variants.values() for name in variant["properties"] if name != "type"}:
         first, *others = (variant["properties"][name] for variant in variants.values() if name in variant["properties"])
         if any(_bare(other) != _bare(first) for other in others):
@@ -469,13 +541,10 @@ def _bare(schema: Schema) -> Schema:
 
 
 def _without_defaults(schema: Schema) -> Schema:
-    """For a status: a part of it that nobody wrote stays absent."""
+    """Of a model in a status: a part of it that nobody wrote stays absent."""
     made = {key: value for key, value in schema.items() if key != "default"}
     if "properties" in made:
         made["properties"] = {name: _without_defaults(value) for name, value in made["properties"].items()}
-    for inner in ("items", "additionalProperties"):
-        if inner in made:
-            made[inner] = _without_defaults(made[inner])
     return made
 
 

@@ -1,4 +1,4 @@
-"""Environment: one verifiable arena. A question, its topology of steps, and the tools that answer them."""
+"""An Environment is one verifiable arena: a question, its topology of steps, and the tools that answer them."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -9,7 +9,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from astra_api.canonical import digest
 from astra_api.matching import Match, matches
 from astra_api.records import Toolset, ToolSpec
-from astra_api.resource import API_VERSION, Conditions, Integer, Json, ObjectMeta, Positive, Quantity, Resource
+from astra_api.resource import API_VERSION, Conditions, Integer, Json, ObjectMeta, Positive, PositiveQuantity, Resource
 
 Scenario = Literal["single-hop", "parallel-single-hop", "multi-hop", "parallel-multi-hop"]
 MAX_SOURCE_BYTES = 128 * 1024
@@ -20,31 +20,33 @@ DECIDED = ("Verified", "Rejected")  # phases with a verdict
 
 
 class GoldCall(Resource):
-    """The call that answers a step."""
+    """A gold call is the tool call that answers a step."""
 
     tool: Annotated[str, Field(min_length=1, max_length=64)]
-    """The name of one of the tools."""
+    """Name of the tool that is called, which must be one of tools."""
     arguments: Annotated[dict[str, Json], Field(max_length=64)]
-    """The arguments object, as the tool's parameters describe it."""
+    """Arguments that the tool is called with, as its parameters describe them."""
 
 
 class Step(Resource):
-    """One atomic sub-question. Without a call it is reasoning only, and a leaf: nothing may depend on it."""
+    """A step is one atomic sub-question. A step without a call is reasoning alone, and no other step may depend on
+    it."""
 
     id: StepId
-    """Unique among the steps."""
+    """Identifier of the step, which is unique among the steps."""
     question: Annotated[str, Field(min_length=1, max_length=4096)]
-    """The sub-question."""
+    """Question that the step answers."""
     answer: Json
-    """The gold answer: any JSON value."""
+    """Gold answer that a result is compared with; it may be any JSON value."""
     depends_on: Annotated[list[StepId], Field(max_length=64)] = Field(default_factory=list)
-    """Ids of the steps whose answers this one needs."""
+    """Identifiers of the steps whose answers this one needs."""
     call: GoldCall | None = None
-    """The call that answers it; none for a step of reasoning alone."""
+    """Call of a tool that answers the step. A step of reasoning alone has none."""
     match: Match = "exact"
-    """How a result is compared with the answer: as canonical JSON, as a number, or as folded text."""
+    """Comparison that a result must pass against the answer: exact compares canonical JSON, numeric compares numbers,
+    and text compares folded text."""
     tolerance: Annotated[float, Field(ge=0.0)] = 0.0
-    """The absolute difference allowed; only with match: numeric."""
+    """Absolute difference from the answer that is allowed; it needs match: numeric."""
 
     @model_validator(mode="after")
     def _tolerance_is_numeric(self) -> Self:
@@ -58,39 +60,40 @@ class Step(Resource):
 
 
 class Tool(Resource):
-    """A tool as a model sees it: an OpenAI function."""
+    """A tool is a function that a model may call, described as an OpenAI function is."""
 
     name: Annotated[str, Field(pattern=r"^[a-zA-Z][a-zA-Z0-9_]{0,63}$", max_length=64)]
-    """A public function of the source."""
+    """Name of the tool, which is that of a public function of the source."""
     description: Annotated[str, Field(max_length=4096)]
-    """What it does, in the words that a model reads."""
+    """Description of what the tool does, in the words that a model reads."""
     parameters: dict[str, Json]
-    """JSON Schema of the arguments object."""
+    """JSON Schema that describes the arguments of the tool."""
 
     def spec(self) -> ToolSpec:
         return ToolSpec(name=self.name, description=self.description, parameters=self.parameters)
 
 
 class SourceRef(Resource):
-    """Source over 128 KiB, in a ConfigMap."""
+    """A reference names the key of a ConfigMap that holds a source of more than 128 KiB."""
 
     config_map: Annotated[str, Field(min_length=1, max_length=253)]
-    """The name of a ConfigMap in the namespace of the Environment."""
+    """Name of the ConfigMap, which must be in the namespace of the Environment."""
     key: Annotated[str, Field(min_length=1, max_length=253)]
-    """The key of its data that holds the source."""
+    """Key of the ConfigMap's data that holds the source."""
 
 
 class EnvironmentSandbox(Resource):
-    """How sessions of this environment run."""
+    """A sandbox setting tells how sessions of the Environment run."""
 
     isolation: Literal["session", "pod"] = "session"
-    """Whether sessions share a pod, each in processes of its own, or have pods that serve nothing else."""
+    """Isolation that sessions get: session gives each its own processes in a shared pod, and pod gives the Environment
+    pods that serve nothing else."""
     replicas: Annotated[Integer, Field(ge=0, le=1000)] = 0
-    """Dedicated warm pods; 0 has sessions run in the pool of a run."""
+    """Number of pods that are kept warm for this Environment alone. Sessions run in the pool of a run while it is 0."""
     timeout_seconds: Annotated[Positive, Field(le=600)] = 5.0
-    """Wall-clock time of one call."""
-    memory: Quantity = "256Mi"
-    """Memory of one session."""
+    """Seconds that one call of a tool may take on the clock."""
+    memory: PositiveQuantity = "256Mi"
+    """Memory that one session may use."""
 
     @model_validator(mode="after")
     def _pod_needs_replicas(self) -> Self:
@@ -100,30 +103,31 @@ class EnvironmentSandbox(Resource):
 
 
 class EnvironmentSpec(Resource):
-    """What is verified, digested and trained in."""
+    """The spec of an Environment is verified, digested and trained in."""
 
     question: Annotated[str, Field(min_length=1, max_length=16384)]
-    """What a model is asked."""
+    """Question that a model is asked."""
     answer: Json
-    """The gold answer, any JSON value: that of the last step, and matched like it."""
+    """Gold answer to the question, which is that of the last step and is compared like it; it may be any JSON value."""
     language: Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]+)*$", max_length=35)] = "en"
-    """The language of the question (BCP 47)."""
+    """Language that the question is written in, as a BCP 47 tag."""
     domain: Annotated[str, Field(min_length=1, max_length=63)]
-    """What it is about."""
+    """Domain that the question is about, such as travel."""
     scenario: Scenario
-    """The shape of the steps that need a tool: one or many, side by side or one after another."""
+    """Shape that the steps with a call have: one or many, side by side or one after another."""
     steps: Annotated[list[Step], Field(min_length=1, max_length=64)]
-    """The semantic topology: a directed acyclic graph of sub-questions."""
+    """Steps that lead to the answer; they form a directed acyclic graph of sub-questions."""
     tools: Annotated[list[Tool], Field(min_length=1, max_length=128)]
-    """What a model may call."""
+    """Tools that a model may call."""
     source: Annotated[str, Field(json_schema_extra={"maxLength": MAX_SOURCE_BYTES})] | None = None
-    """One Python module, standard library only; every tool is a public function of it."""
+    """Source of the tools, which is one Python module that needs the standard library alone and has each tool as a
+    public function. Exactly one of source and sourceRef is given."""
     source_ref: SourceRef | None = None
-    """Where the source is, when it is over 128 KiB."""
+    """Reference to the ConfigMap that holds the source when it is over 128 KiB."""
     state: Literal["stateless", "stateful"] = "stateless"
-    """Whether module globals persist across the calls of one session."""
+    """State that the tools keep: globals of the module persist across the calls of one session when it is stateful."""
     sandbox: EnvironmentSandbox = Field(default_factory=EnvironmentSandbox)
-    """How sessions run."""
+    """Sandbox that sessions run in."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -140,38 +144,41 @@ class EnvironmentSpec(Resource):
 
 
 class EnvironmentStatus(Resource):
-    """What the operator found."""
+    """The status of an Environment tells what the operator found."""
 
     observed_generation: Integer | None = None
-    """The generation of the spec that this status was found of."""
+    """Generation of the spec that this status was found for."""
     phase: Literal["Pending", "Verifying", "Verified", "Rejected"] = "Pending"
-    """Where it stands."""
+    """Phase that the Environment is in; only a verified one is trained in."""
     digest: Annotated[str, Field(max_length=128)] | None = None
-    """Of the canonical spec that was verified."""
+    """Digest of the canonical spec that was verified."""
     toolset: Annotated[str, Field(max_length=128)] | None = None
-    """Digest of tools, source and state alone, which environments may share."""
+    """Digest of tools, source and state alone, which several Environments may share."""
     conditions: Conditions = Field(default_factory=list)
-    """Verified, and Ready: dedicated replicas serve, or none were asked for."""
+    """Conditions of the Environment: Verified tells the verdict, and Ready that it is verified and its own pods serve,
+    if it has any."""
     checks: Annotated[
         dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=1024)]], Field(max_length=32)
     ] = Field(default_factory=dict)
-    """What each check found."""
+    """Findings of the verification, by the name of the check that made them."""
     endpoint: Annotated[str, Field(max_length=512)] | None = None
-    """HOST:PORT of the dedicated replicas."""
+    """Host and port, as HOST:PORT, at which the Environment's own pods serve."""
     replicas: Integer = 0
-    """Dedicated replicas that are ready."""
+    """Number of the Environment's own pods that are ready."""
     selector: Annotated[str, Field(max_length=512)] | None = None
-    """Label selector of the dedicated replicas, for an autoscaler."""
+    """Label selector that finds the Environment's own pods, for an autoscaler."""
 
 
 class Environment(Resource):
-    """The custom resource."""
+    """An Environment is a custom resource."""
 
     api_version: Literal["astra.farm/v1alpha1"] = API_VERSION
     kind: Literal["Environment"] = "Environment"
     metadata: ObjectMeta
     spec: EnvironmentSpec
+    """Specification of the Environment: its question, its steps, and its tools. It is verified anew when it changes."""
     status: EnvironmentStatus | None = None
+    """Status that the operator found the Environment in; users do not write it."""
     _source: str | None = PrivateAttr(default=None)  # what sourceRef resolved to
 
     @property

@@ -1,10 +1,12 @@
 """What all three custom resources share: metadata, conditions, strict scalars, selectors, quantities."""
 
 import re
+from decimal import ROUND_CEILING, Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+from pydantic.config import JsonDict
 from typing_extensions import TypedDict
 
 from astra_api.canonical import canonical_json
@@ -34,17 +36,22 @@ def _integral(value: Any) -> Any:
 Integer = Annotated[int, BeforeValidator(_integral)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+Seconds = Annotated[Integer, Field(ge=1, le=2147483647)]
 Text = Annotated[str, Field(min_length=1, max_length=4096)]  # a path, a URL, the name of a model
 
 _NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
-_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)(Ki|Mi|Gi|Ti|k|M|G|T|m)?")
-QUANTITY_PATTERN = f"^{_QUANTITY.pattern}$"
-_SCALE = {
-    "": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12,
-    "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40,
-}  # fmt: skip
+# A number and its suffix as Kubernetes has them; a number that is positive has a digit other than 0.
+_NUMBER, _POSITIVE_NUMBER = (
+    r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+",
+    r"0*[1-9][0-9]*(?:\.[0-9]*)?|[0-9]*\.[0-9]*[1-9][0-9]*",
+)
+_SUFFIX = r"[KMGTPE]i|[numkMGTPE]|[eE][-+]?[0-9]{1,3}"
+_QUANTITY = re.compile(rf"\+?({_NUMBER})({_SUFFIX})?")
+_SCALE = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}  # powers of ten
+_BINARY_SCALE = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}  # powers of two
+_FINEST, _LARGEST = Decimal("1e-9"), Decimal(2**63 - 1)
 
 
 def _check_labels(labels: dict[str, str]) -> dict[str, str]:
@@ -71,10 +78,20 @@ Name = Annotated[str, Field(pattern=_NAME, max_length=253)]
 
 def quantity(text: str) -> float:
     """The number a Kubernetes quantity stands for: `256Mi` -> 268435456.0, `500m` -> 0.5. Raises ValueError."""
+    return float(_exact(text))
+
+
+def _exact(text: str) -> Decimal:
+    """As Kubernetes counts it: rounded up to a billionth, and no more than 2^63 - 1. Raises ValueError."""
     match = _QUANTITY.fullmatch(text)
     if not match:
-        raise ValueError(f"{text!r} is not a quantity such as 256Mi, 2Gi or 500m")
-    return float(match[1]) * _SCALE[match[2] or ""]
+        raise ValueError(f"{text!r} is not a quantity of at least 0 such as 256Mi, 2Gi or 500m")
+    number, suffix = Decimal(match[1]), match[2] or ""
+    if suffix in _BINARY_SCALE:
+        number *= 2 ** _BINARY_SCALE[suffix]
+    else:
+        number = number.scaleb(_SCALE[suffix] if suffix in _SCALE else int(suffix[1:]))
+    return number.quantize(_FINEST, ROUND_CEILING) if number < _LARGEST else _LARGEST
 
 
 def _check_quantity(value: Any) -> Any:
@@ -89,23 +106,21 @@ def _check_quantity(value: Any) -> Any:
     return value
 
 
-Quantity = Annotated[
-    str, Field(max_length=64, json_schema_extra={"x-kubernetes-int-or-string": True}), BeforeValidator(_check_quantity)
-]
-
-
 def _check_positive(value: Any) -> Any:
     value = _check_quantity(value)
-    if isinstance(value, str) and quantity(value) <= 0:
-        raise ValueError("must be more than 0")
+    if isinstance(value, str) and not quantity(value):
+        raise ValueError(f"{value} must be more than 0")
     return value
 
 
-PositiveQuantity = Annotated[
-    str,
-    Field(max_length=64, json_schema_extra={"x-kubernetes-int-or-string": True, "x-positive": True}),
-    BeforeValidator(_check_positive),
-]
+def _quantity_field(number: str, minimum: int) -> Any:
+    pattern = rf"^\+?({number})({_SUFFIX})?$"
+    extra: JsonDict = {"x-kubernetes-int-or-string": True, "pattern": pattern, "minimum": minimum}
+    return Field(max_length=64, json_schema_extra=extra)
+
+
+Quantity = Annotated[str, _quantity_field(_NUMBER, 0), BeforeValidator(_check_quantity)]
+PositiveQuantity = Annotated[str, _quantity_field(_POSITIVE_NUMBER, 1), BeforeValidator(_check_positive)]
 Resources = Annotated[dict[Annotated[str, Field(max_length=317)], Quantity], Field(max_length=16)]
 
 
@@ -138,41 +153,53 @@ class ObjectMeta(Resource):
 
 
 class Condition(Resource):
-    """A Kubernetes condition; a list of them is a map by `type`."""
+    """A condition tells one aspect of the state of the object, as in all Kubernetes APIs."""
 
     type: Annotated[str, Field(min_length=1, max_length=316)]
-    """What it is about."""
+    """Name of the aspect that the condition tells of, such as Ready."""
     status: Literal["True", "False", "Unknown"]
-    """Whether it holds."""
+    """Status of the condition: True while it holds, False while it does not, Unknown while nobody can tell."""
     reason: Annotated[str, Field(min_length=1, max_length=1024)]
-    """Why, as one word of a fixed set."""
+    """Reason for the status in one CamelCase word, which programs may rely on."""
     message: Annotated[str, Field(max_length=32768)] = ""
-    """Why, for a person."""
+    """Message that explains the status to a person."""
     observed_generation: Integer | None = None
-    """The generation of the object that this was said of."""
+    """Generation of the object's metadata that the condition was set for; an older one means that it is out of date."""
     last_transition_time: Annotated[str, Field(max_length=64)] | None = None
-    """When the status last changed (RFC 3339)."""
+    """Time at which the status last changed (RFC 3339)."""
 
 
 Conditions = Annotated[list[Condition], Field(max_length=16)]
 
 
 class ResourceRequirements(TypedDict, total=False):
-    """What a container asks for, and what it may not exceed."""
+    """Compute resources that a container asks for, and those that it may not exceed."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
 
     limits: Resources
-    """At most, by resource: cpu, memory, nvidia.com/gpu."""
+    """Largest amount of each resource that the container may use, by its name: cpu, memory or nvidia.com/gpu."""
     requests: Resources
-    """Set aside for it, by resource; the limits unless given."""
+    """Amount of each resource that is set aside for the container, by its name. Kubernetes takes the limits where a
+    request is not given."""
+
+
+def _check_requests(resources: ResourceRequirements) -> ResourceRequirements:
+    limits = resources.get("limits", {})
+    for name, request in resources.get("requests", {}).items():
+        if name in limits and _exact(request) > _exact(limits[name]):
+            raise ValueError(f"requests.{name}: {request} must not be more than limits.{name}, {limits[name]}")
+    return resources
+
+
+BoundedResources = Annotated[ResourceRequirements, AfterValidator(_check_requests)]
 
 
 class Selector(Resource):
-    """Which Environments: those that carry all these labels. Empty selects all."""
+    """A selector picks the Environments that carry all of its labels; an empty one picks all."""
 
     match_labels: Labels = Field(default_factory=dict)
-    """Labels and the values they must have."""
+    """Labels that an Environment must carry, each with this value."""
 
     def matches(self, labels: dict[str, str]) -> bool:
         return all(labels.get(key) == value for key, value in self.match_labels.items())

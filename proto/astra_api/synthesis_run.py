@@ -1,69 +1,84 @@
-"""SynthesisRun: creates Environments (or, once it is built, a trajectory data set)."""
+"""A SynthesisRun creates Environments, from tables or with the help of a language model."""
 
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from astra_api.pod_template import PodTemplate
-from astra_api.resource import API_VERSION, Condition, Fraction, Integer, Labels, ObjectMeta, Positive, Resource, Text
+from astra_api.resource import (
+    API_VERSION,
+    Conditions,
+    Fraction,
+    Integer,
+    Labels,
+    ObjectMeta,
+    Positive,
+    Resource,
+    Seconds,
+    Text,
+)
 
 HOP_LIMIT = 20  # the longest published chain of sub-questions
+FREE = ("podTemplate", "activeDeadlineSeconds", "ttlSecondsAfterFinished")
+"""What may change of a run that has begun: how its Job is run, not what it makes. Fields of spec."""
 
 
 class SecretKey(Resource):
-    """A key of a Secret. Outside a cluster the environment variable ASTRA_TEACHER_API_KEY stands for it."""
+    """A reference names a key of a Secret. The environment variable ASTRA_TEACHER_API_KEY stands for it outside a
+    cluster."""
 
     name: Annotated[str, Field(min_length=1, max_length=253)]
-    """Of the Secret."""
+    """Name of the Secret, which must be in the namespace of the run."""
     key: Annotated[str, Field(min_length=1, max_length=253)]
-    """In it."""
+    """Key of the Secret's data that holds the value."""
 
 
 class TeacherBudget(Resource):
-    """What may be spent on an endpoint, at most; the run stops before it would be exceeded. Absent: no limit."""
+    """A budget limits what may be spent on an endpoint; the run stops before it would be exceeded."""
 
     calls: Annotated[Integer, Field(ge=1)] | None = None
-    """Answered calls, over all starts of the run."""
+    """Number of calls that may be answered, over all starts of the run. There is no limit if it is not given."""
     tokens: Annotated[Integer, Field(ge=1)] | None = None
-    """Of prompts and completions, over all starts of the run."""
+    """Number of tokens that prompts and completions may have in all, over all starts of the run. There is no limit if
+    it is not given."""
     seconds: Positive | None = None
-    """Of one start, on the clock."""
+    """Seconds that one start of the run may take on the clock. There is no limit if they are not given."""
 
 
 class TokenPrice(Resource):
-    """What a million tokens cost, in any currency; for the accounts only."""
+    """A price tells what a million tokens cost, in any currency; it counts for the accounts alone."""
 
     input: Annotated[float, Field(ge=0.0)] = 0.0
-    """Of prompts."""
+    """Price that a million tokens of prompts cost."""
     output: Annotated[float, Field(ge=0.0)] = 0.0
-    """Of completions."""
+    """Price that a million tokens of completions cost."""
 
 
 class Teacher(Resource):
-    """An OpenAI-compatible endpoint. Sources of type `tables` need none."""
+    """A teacher is a language model behind an OpenAI-compatible endpoint."""
 
     type: Literal["openai"] = "openai"
-    """The protocol: OpenAI chat completions."""
+    """Protocol that the endpoint speaks: openai is that of OpenAI's chat completions."""
     base_url: Annotated[str, Field(pattern=r"^https?://", max_length=4096)]
-    """Such as http://vllm:8000/v1."""
+    """URL that the paths of the protocol are appended to, such as http://vllm:8000/v1."""
     model: Text
-    """As the endpoint calls it."""
+    """Name that the endpoint has for the model."""
     api_key_secret: SecretKey | None = None
-    """The endpoint's key; none unless given."""
+    """Reference to the API key that the endpoint asks for. None is sent if it is not given."""
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.7
-    """Of sampling."""
+    """Temperature that answers are sampled with."""
     max_tokens: Annotated[Integer, Field(ge=1)] = 4096
-    """Of one answer."""
+    """Number of tokens that one answer may have."""
     concurrency: Annotated[Integer, Field(ge=1, le=1024)] = 8
-    """Calls under way at once."""
+    """Number of calls that may be under way at once."""
     timeout_seconds: Positive = 300.0
-    """Of one call."""
+    """Seconds that one call may take before it is given up."""
     retries: Annotated[Integer, Field(ge=0, le=20)] = 4
-    """Of a call that met 429, 5xx, a timeout or a lost connection."""
+    """Number of times that a call is repeated which met 429, 5xx, a timeout or a lost connection."""
     budget: TeacherBudget = Field(default_factory=TeacherBudget)
-    """What may be spent."""
+    """Budget that limits what may be spent on the endpoint."""
     price: TokenPrice = Field(default_factory=TokenPrice)
-    """Of a million tokens."""
+    """Price that the run's accounts reckon with."""
 
 
 ToolKind = Literal[
@@ -73,12 +88,12 @@ ToolKind = Literal[
 
 
 class ToolCount(Resource):
-    """How many tools a toolset has."""
+    """A count tells how many tools a toolset has, at least and at most."""
 
     min: Annotated[Integer, Field(ge=1, le=32)] = 3
-    """At least."""
+    """Number of tools that a toolset has at least."""
     max: Annotated[Integer, Field(ge=1, le=32)] = 7
-    """At most."""
+    """Number of tools that a toolset has at most."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -88,29 +103,30 @@ class ToolCount(Resource):
 
 
 class TableToolsets(Resource):
-    """The toolsets that serve tables: each knows its own rows, and serves several environments."""
+    """Toolsets serve tables: each knows its own rows, and serves several Environments."""
 
     tools: ToolCount = Field(default_factory=ToolCount)
-    """Tools of one toolset."""
+    """Number of tools that one toolset has."""
     kinds: Annotated[list[ToolKind], Field(min_length=1, max_length=64)] | None = None
-    """What the tools may do; all, unless given."""
+    """Kinds of tools that may be made. All may if they are not given."""
     rows: Annotated[Integer, Field(ge=4, le=2000)] = 60
-    """Of one toolset, at most."""
+    """Number of rows that one toolset knows, at most."""
     environments: Annotated[Integer, Field(ge=1, le=100)] = 6
-    """That share a toolset."""
+    """Number of Environments that share a toolset."""
 
 
 class TablesSource(Resource):
-    """Tables and what they mean: a shipped pack by name, or a YAML by path (relative to the run's file)."""
+    """A source of tables is a pack: tables and what they mean. It needs no teacher."""
 
     type: Literal["tables"]
-    """Tables."""
+    """Type of the source: tables are asked by query, knowledge is turned into questions by a teacher, and questions are
+    given."""
     pack: Text | None = None
-    """A shipped pack, by name."""
+    """Name of a pack that is shipped, such as geography."""
     path: Text | None = None
-    """The YAML of a pack of one's own, relative to the run's file."""
+    """Path of the YAML file that describes a pack of one's own, relative to the file of the run."""
     toolset: TableToolsets = Field(default_factory=TableToolsets)
-    """The toolsets that serve the tables."""
+    """Toolsets that are made to serve the tables."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -123,18 +139,18 @@ Language = Annotated[str, Field(pattern=r"^[a-z]{2}$")]  # ISO 639-1
 
 
 class KnowledgeSource(Resource):
-    """Knowledge texts, or names of domains, that a teacher turns into questions."""
+    """A source of knowledge is texts, or names of domains, that a teacher turns into questions."""
 
     type: Literal["knowledge"]
-    """Texts or domains."""
+    """Type of the source: knowledge is turned into questions by a teacher."""
     path: Text | None = None
-    """A file of texts, or a folder of them, relative to the run's file."""
+    """Path of a file that holds texts, or of a folder of such files, relative to the file of the run."""
     domains: Annotated[list[Text], Field(min_length=1, max_length=1000)] | None = None
-    """Names of domains, in place of texts."""
+    """Names of domains that the teacher makes questions about, in place of texts."""
     languages: Annotated[list[Language], Field(min_length=1, max_length=64)] = Field(default_factory=lambda: ["en"])
-    """Of the questions, in turn; ISO 639-1 codes."""
+    """Languages that the questions are written in, in turn, as ISO 639-1 codes."""
     stateful_share: Fraction = 0.0
-    """The share of questions whose tools change state."""
+    """Share of questions whose tools change state."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -144,21 +160,21 @@ class KnowledgeSource(Resource):
 
 
 class QuestionsSource(Resource):
-    """Given questions that a teacher decomposes."""
+    """A source of questions is a file of them, which a teacher decomposes."""
 
     type: Literal["questions"]
-    """Questions."""
+    """Type of the source: questions are given, and decomposed by a teacher."""
     path: Text
-    """A file of questions, relative to the run's file."""
+    """Path of a file that holds questions, relative to the file of the run."""
 
 
 class HopRange(Resource):
-    """How many tool calls a question takes, at least and at most."""
+    """A range tells how many tool calls a question takes, at least and at most."""
 
     min: Annotated[Integer, Field(ge=1, le=HOP_LIMIT)] = 1
-    """At least."""
+    """Number of tool calls that a question takes at least."""
     max: Annotated[Integer, Field(ge=1, le=HOP_LIMIT)] = 6
-    """At most."""
+    """Number of tool calls that a question takes at most."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -168,55 +184,58 @@ class HopRange(Resource):
 
 
 class EnvironmentSynthesis(Resource):
-    """What environments to make."""
+    """A synthesis of Environments tells what they are made from and how good they must be."""
 
     source: Annotated[TablesSource | KnowledgeSource | QuestionsSource, Field(discriminator="type")]
-    """What they are made from."""
+    """Source that the Environments are made from."""
     hops: HopRange = Field(default_factory=HopRange)
-    """How many tool calls a question takes."""
+    """Range of the number of tool calls that a question takes."""
     quality_threshold: Fraction = 0.9
-    """The mean of the four judged dimensions that an instance must reach; tables are checked by query instead."""
+    """Mean of the four judged dimensions that an Environment must reach. Those from tables are checked by query
+    instead."""
     repairs: Annotated[Integer, Field(ge=0, le=10)] = 2
-    """Times that a plan, a tool or an answer that cannot be used goes back to the teacher."""
+    """Number of times that a plan, a tool or an answer that cannot be used goes back to the teacher."""
     duplicate_similarity: Fraction = 0.9
-    """The cosine of two questions from which on they may be near-duplicates."""
+    """Cosine similarity at which two questions are examined as near-duplicates."""
     labels: Labels = Field(default_factory=dict)
-    """Put on every Environment."""
+    """Labels that every Environment of the run is given."""
 
 
 class RunVolume(Resource):
-    """What a run reads and keeps in a cluster. Elsewhere these are folders, and the volume counts for nothing."""
+    """A volume holds what the run reads and keeps in a cluster. It is ignored elsewhere, where these are folders."""
 
     claim_name: Annotated[str, Field(min_length=1, max_length=253)]
-    """A PersistentVolumeClaim in the run's namespace. Paths are relative to it; its folder of the run's name keeps the
-    output and the teacher's answers."""
+    """Name of a PersistentVolumeClaim in the run's namespace. Paths are relative to it, and its folder of the run's
+    name keeps the output and the teacher's answers."""
 
 
 class SynthesisRunSpec(Resource):
-    """Item i of a run is a function of (seed, i)."""
+    """The spec of a SynthesisRun tells what to make; item i is a function of (seed, i)."""
 
     kind: Literal["environments", "trajectories"] = "environments"
-    """What to make. Trajectories are not built yet."""
+    """Kind of objects to make; trajectories are not built yet."""
     teacher: Teacher | None = None
-    """Who writes questions, plans and tools."""
+    """Teacher that writes questions, plans and tools. A source of type tables needs none."""
     judge: Teacher | None = None
-    """Who reviews topologies and scores quality; the teacher, unless given."""
+    """Teacher that reviews topologies and scores quality. The one that writes does so if it is not given."""
     count: Annotated[Integer, Field(ge=1, le=1_000_000)]
-    """How many to make."""
+    """Number of objects to make."""
     seed: Annotated[Integer, Field(ge=0)] = 0
-    """Of all that is random."""
+    """Seed that everything random follows from."""
     environments: EnvironmentSynthesis | None = None
-    """With kind: environments."""
+    """Synthesis of Environments, which kind: environments requires."""
     volume: RunVolume | None = None
-    """In a cluster; a path needs it. Without it, the teacher's answers end with the pod, and a retry pays again."""
+    """Volume that keeps files and answers in a cluster; a path needs it. The teacher's answers end with the pod if it
+    is not given, and a retry pays again."""
     pod_template: PodTemplate | None = None
-    """What is added to the pods of the run's Job, over the farm's defaults."""
-    active_deadline_seconds: Annotated[Integer, Field(ge=1)] | None = None
-    """How many seconds the Job may take from its start; then the run fails."""
-    ttl_seconds_after_finished: Annotated[Integer, Field(ge=0)] | None = None
-    """How many seconds after its end the run is deleted; the Environments that it made stay. Never unless given."""
+    """Template that adds to the pods of the run's Job, over the farm's defaults."""
+    active_deadline_seconds: Seconds | None = None
+    """Seconds that the Job may take from its start before the run fails. There is no limit if they are not given."""
+    ttl_seconds_after_finished: Annotated[Integer, Field(ge=0, le=2147483647)] | None = None
+    """Seconds that a finished run is kept before it is deleted; the Environments that it made stay. It is kept for ever
+    if they are not given."""
     trajectories: dict[str, Any] | None = None
-    """With kind: trajectories."""
+    """Synthesis of trajectories, which is not built yet and therefore refused."""
 
     @model_validator(mode="after")
     def _built(self) -> Self:
@@ -230,31 +249,32 @@ class SynthesisRunSpec(Resource):
 
 
 class SynthesisRunStatus(Resource):
-    """How far the run is."""
+    """The status of a SynthesisRun tells how far it is."""
 
     observed_generation: Integer | None = None
-    """The generation of the spec that this status was found of."""
+    """Generation of the spec that this status was found for."""
     begun: Annotated[str, Field(max_length=128)] | None = None
-    """Digest of what the run began with, as its ConfigMap holds it."""
+    """Digest of the manifest that the run began with, which its ConfigMap holds."""
     phase: Literal["Pending", "Running", "Succeeded", "Failed"] = "Pending"
-    """Of the run."""
+    """Phase that the run is in."""
     produced: Integer = 0
-    """Verified environments so far."""
+    """Number of verified Environments that the run has made so far."""
     rejected: Integer = 0
-    """What was thrown away so far."""
+    """Number of items that were thrown away so far."""
     rejected_by: dict[str, Integer] = Field(default_factory=dict)
-    """Rejects by reason."""
-    conditions: list[Condition] = Field(default_factory=list)
-    """Of the run, a map by type."""
+    """Number of items that were thrown away so far, by the reason."""
+    conditions: Conditions = Field(default_factory=list)
+    """Conditions that the run is in: Ready, Complete and Failed among others."""
 
 
 class SynthesisRun(Resource):
-    """The custom resource."""
+    """A SynthesisRun is a custom resource."""
 
     api_version: Literal["astra.farm/v1alpha1"] = API_VERSION
     kind: Literal["SynthesisRun"] = "SynthesisRun"
     metadata: ObjectMeta
     spec: SynthesisRunSpec
-    """What is wanted."""
+    """Specification of the run: what to make, how much of it, and with which teacher. Once the run exists, only
+    podTemplate, activeDeadlineSeconds and ttlSecondsAfterFinished may change."""
     status: SynthesisRunStatus | None = None
-    """What is."""
+    """Status that the run was found in; users do not write it."""

@@ -1,4 +1,4 @@
-"""TrainingRun: SFT, then RL, then evaluation. One file for a laptop and for a cluster."""
+"""A TrainingRun trains a model by SFT, then by RL, and evaluates it. The same file serves a laptop and a cluster."""
 
 from typing import Annotated, Literal, Self
 
@@ -8,6 +8,7 @@ from astra_api.pod_costs import Containment, containment_of
 from astra_api.pod_template import PodTemplate, ResourceName
 from astra_api.resource import (
     API_VERSION,
+    BoundedResources,
     Conditions,
     Fraction,
     Integer,
@@ -16,6 +17,7 @@ from astra_api.resource import (
     PositiveQuantity,
     Resource,
     ResourceRequirements,
+    Seconds,
     Selector,
     Text,
 )
@@ -29,12 +31,12 @@ FREE = ("suspend", "sandboxes", "trainer", "checkpoint", "activeDeadlineSeconds"
 
 
 class GgufModel(Resource):
-    """Weights in a GGUF file: in an installed Python package, or at a path."""
+    """A GGUF model is a file of weights, in an installed Python package or at a path."""
 
     package: Text | None = None
-    """An installed Python package that holds one."""
+    """Name of an installed Python package that holds the file."""
     path: Text | None = None
-    """A file."""
+    """Path at which the file lies."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -44,18 +46,19 @@ class GgufModel(Resource):
 
 
 class Model(Resource):
-    """Where the policy starts: a hub name, a local folder, a GGUF, or a preset trained from scratch."""
+    """A model is the policy that training starts from: exactly one of name, path, gguf and preset gives it."""
 
     name: Text | None = None
-    """On a model hub, such as Qwen/Qwen3-14B."""
+    """Name that the model has on a hub, such as Qwen/Qwen3-14B."""
     path: Text | None = None
-    """A Hugging Face model folder."""
+    """Path of a folder that holds the model as Hugging Face lays it out."""
     gguf: GgufModel | None = None
-    """A GGUF file."""
+    """GGUF file that holds the model."""
     preset: Literal["tiny"] | None = None
-    """A small model with random weights."""
+    """Preset that gives a small model with random weights, to be trained from scratch."""
     context: Count | None = None
-    """Tokens of a sequence, with name or path. Beyond the model's own positions they are stretched (YaRN)."""
+    """Number of tokens that a sequence may have; it belongs to name or path. Beyond the model's own positions they are
+    stretched (YaRN). The model's own number counts if it is not given."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -67,14 +70,14 @@ class Model(Resource):
 
 
 class Holdout(Resource):
-    """What is never trained on: a fraction of the toolsets (whole: their entities and tables too), or a selector."""
+    """A holdout keeps Environments from training: a fraction of the toolsets, or those that a selector picks."""
 
     fraction: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
-    """Of the toolsets."""
+    """Fraction of the toolsets that is held out, with all their entities and tables."""
     by: Literal["toolset"] = "toolset"
-    """What is kept whole."""
+    """Unit that is held out whole, so that nothing of it is trained on."""
     selector: Selector | None = None
-    """The Environments to hold out."""
+    """Selector that picks the Environments to hold out."""
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -84,12 +87,12 @@ class Holdout(Resource):
 
 
 class RunEnvironments(Resource):
-    """What the run trains in and is measured on."""
+    """Environments are trained in, or held out to measure the model on."""
 
     selector: Selector = Field(default_factory=Selector)
-    """Which verified Environments of the run's namespace; all unless given."""
+    """Selector that picks the verified Environments of the run's namespace to train in. An empty one picks all."""
     holdout: Holdout = Field(default_factory=lambda: Holdout(fraction=0.1))
-    """What is never trained on."""
+    """Holdout that is never trained on, so that the model can be measured on it."""
 
     @property
     def selectors(self) -> list[Selector]:
@@ -99,12 +102,12 @@ class RunEnvironments(Resource):
 
 
 class Bands(Resource):
-    """Cut-offs on the min-max normalised similarity: low below `medium`, high above `high`."""
+    """Bands divide tools by their min-max normalised similarity to those of the prompt."""
 
     medium: Fraction = 0.4
-    """Where the middle band begins."""
+    """Similarity at which the low band ends and the middle one begins."""
     high: Fraction = 0.85
-    """Where it ends."""
+    """Similarity at which the middle band ends and the high one begins; it must exceed medium."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -114,93 +117,101 @@ class Bands(Resource):
 
 
 class IrrelevantTools(Resource):
-    """Tools of other domains mixed into each prompt, up to `perBand` from each band of similarity."""
+    """Irrelevant tools come from other domains and are mixed into each prompt."""
 
     per_band: Annotated[Integer, Field(ge=0, le=32)] = 3
-    """Tools from each band of similarity, at most."""
+    """Number of tools that each band of similarity gives, at most."""
     bands: Bands = Field(default_factory=Bands)
-    """Cut-offs between low, middle and high similarity."""
+    """Bands that tell low, middle and high similarity apart."""
 
 
 class GoldDataset(Resource):
-    """Demonstrations made by executing gold steps in the sandbox."""
+    """A gold dataset is made by executing the gold calls of Environments in the sandbox."""
 
     type: Literal["gold"]
+    """Type of the dataset: gold executes the gold calls of Environments, files reads demonstrations from files."""
     limit: Count | None = None
-    """Environments that are demonstrated at most, a spread sample of those trained on; all by default."""
+    """Number of Environments that are demonstrated, at most: a spread sample of those trained on. All are if it is not
+    given."""
     samples: Count = 1
-    """Demonstrations of each; they differ in irrelevant tools, their order, recoveries and detours."""
+    """Number of demonstrations that each Environment gets. They differ in irrelevant tools, their order, recoveries and
+    detours."""
     recoveries: Fraction = 0.2
-    """Share of demonstrations with an injected error that the expert recovers from."""
+    """Share of demonstrations in which an error is injected that the expert recovers from."""
     detours: Fraction = 0.0
-    """Share of gold calls that the expert makes once more, needlessly; that is learned as any other call."""
+    """Share of gold calls that the expert needlessly makes once more, which is learned as any other call."""
 
 
 class FilesDataset(Resource):
-    """Demonstrations from JSON-lines files of {messages, tools}."""
+    """A dataset of files holds demonstrations as JSON lines of {messages, tools}."""
 
     type: Literal["files"]
+    """Type of the dataset: files reads demonstrations from files."""
     path: Text
-    """A JSON-lines file, or a folder of them."""
+    """Path of a JSON-lines file, or of a folder that holds such files."""
 
 
 class Sft(Resource):
-    """Supervised fine-tuning, loss on assistant tokens only. Defaults are the paper's for 14B."""
+    """Supervised fine-tuning learns from demonstrations, with a loss on the assistant's tokens alone. Defaults suit 14B
+    parameters."""
 
     dataset: Annotated[GoldDataset | FilesDataset, Field(discriminator="type")]
-    """Where demonstrations come from."""
+    """Dataset that the demonstrations come from."""
     epochs: Count = 2
-    """Passes over the demonstrations."""
+    """Number of passes that are made over the demonstrations."""
     learning_rate: Positive = 5e-6
-    """Of AdamW."""
+    """Learning rate that AdamW is given."""
     batch_size: Count = 32
-    """Demonstrations a step."""
+    """Number of demonstrations that a step learns from."""
     max_length: Count = 20000
-    """Tokens of a demonstration, at most."""
+    """Number of tokens that a demonstration may have."""
 
 
 class BatchFilling(Resource):
-    """Keep a group only when the population std of its rewards exceeds `minStd`; give up after `maxRounds`."""
+    """Batch filling keeps the groups whose rewards differ, and makes more rollouts until a batch of them is full."""
 
     min_std: Annotated[float, Field(ge=0.0)] = 1e-6
-    """The standard deviation that a group's rewards must exceed."""
+    """Standard deviation that the rewards of a group must exceed for it to be kept."""
     max_rounds: Count = 8
-    """Rounds of rollouts before a step goes on with what it has."""
+    """Number of rounds of rollouts after which a step goes on with the groups that it has."""
 
 
 class Rl(Resource):
-    """Online multi-turn GRPO: no KL, no entropy bonus, token-level loss, on-policy."""
+    """Reinforcement learning is online multi-turn GRPO with a token-level loss, and neither KL term nor entropy
+    bonus."""
 
     algorithm: Literal["grpo"] = "grpo"
-    """Group relative policy optimisation."""
+    """Algorithm that updates the policy: grpo is group relative policy optimisation."""
     steps: Count = 140
-    """Updates of the policy."""
+    """Number of updates that the policy gets."""
     group_size: Annotated[Integer, Field(ge=2)] = 8
-    """Rollouts of one environment that are compared with each other."""
+    """Number of rollouts of one Environment that are compared with each other."""
     batch_size: Count = 256
-    """Rollouts a step; a multiple of groupSize."""
+    """Number of rollouts that a step learns from; it must be a multiple of groupSize."""
     learning_rate: Positive = 2e-6
-    """Of AdamW."""
+    """Learning rate that AdamW is given."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """How the learning rate goes on after its warm-up; `cosine` ends near zero."""
+    """Schedule that the learning rate follows after its warm-up: constant keeps it, cosine lets it fall to near
+    zero."""
     warmup: Fraction = 0.0
-    """Share of the steps over which the learning rate rises."""
+    """Share of the steps over which the learning rate rises to its full value."""
     clip_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
-    """How far a token's probability ratio may move."""
+    """Distance from 1 that the probability ratio of a token may move before it is clipped."""
     temperature: Positive = 1.0
-    """Of sampling."""
+    """Temperature that rollouts are sampled with."""
     max_turns: Count = 32
-    """Assistant turns of a rollout, at most."""
+    """Number of turns that the assistant may take in a rollout."""
     max_prompt_tokens: Count = 25600
-    """Tokens of a prompt with its tools, at most."""
+    """Number of tokens that a prompt may have, its tools included."""
     max_response_tokens: Count = 49152
-    """Tokens after the prompt, at most: the model's and the tools'."""
+    """Number of tokens that may follow the prompt, both the model's and the tools'."""
     reward: RewardKind = "f1"
-    """Of a rollout: F1 of recall (steps solved) and precision (calls that solved one), or one of them."""
+    """Reward that a rollout gets: recall is the share of steps solved, precision the share of calls that solved one,
+    and f1 combines both."""
     irrelevant_tools: IrrelevantTools = Field(default_factory=IrrelevantTools)
-    """Tools of other domains in the prompt."""
+    """Irrelevant tools that are mixed into the prompt."""
     batch_filling: BatchFilling = Field(default_factory=BatchFilling)
-    """Which groups are worth an update."""
+    """Batch filling that decides which groups the policy learns from."""
 
     @model_validator(mode="after")
     def _whole_groups(self) -> Self:
@@ -210,22 +221,30 @@ class Rl(Resource):
 
 
 class Sandboxes(Resource):
-    """The pool that rollouts use. Locally: how many servers are started, and the weakest containment accepted."""
+    """Sandboxes are the pool that rollouts execute tools in. On one machine each of them is a server process."""
 
     replicas: Annotated[Integer, Field(ge=1, le=1000)] = 1
-    """How many sandbox pods serve the run."""
+    """Number of sandbox pods that serve the run."""
     runtime_class_name: Annotated[str, Field(max_length=253)] = "gvisor"
-    """RuntimeClass of the pods; empty takes the cluster's default runtime."""
+    """Name of the RuntimeClass that the sandbox pods run with. An empty one takes the cluster's default runtime."""
     sessions_per_pod: Annotated[Integer, Field(ge=1, le=4096)] = 64
-    """How many sessions a pod holds at once."""
+    """Number of sessions that a sandbox pod may hold at once."""
     minimum_isolation: Containment = "process"
-    """The weakest containment that the run accepts, as a sandbox reports it."""
+    """Weakest containment that the run accepts, as a sandbox reports it."""
     require_network_isolation: bool = True
-    """Whether the run waits until egress from a sandbox pod was seen to be refused."""
-    resources: ResourceRequirements = Field(default_factory=lambda: ResourceRequirements())
-    """Of a sandbox pod; what its sessions want unless given."""
+    """Makes the run wait until egress from a sandbox pod was seen to be refused."""
+    resources: BoundedResources = Field(default_factory=lambda: ResourceRequirements())
+    """Resources that each sandbox pod gets. They follow from sessionsPerPod if they are not given."""
     pod_template: PodTemplate | None = None
-    """What is added to the sandbox pods, over the farm's defaults."""
+    """Template that adds to the sandbox pods, over the farm's defaults. It may not set runtimeClassName."""
+
+    @model_validator(mode="after")
+    def _one_runtime_class(self) -> Self:
+        if self.pod_template is not None and self.pod_template.spec.runtime_class_name is not None:
+            raise ValueError(
+                "podTemplate.spec.runtimeClassName is refused on sandboxes; set sandboxes.runtimeClassName instead"
+            )
+        return self
 
     @property
     def expected_containment(self) -> Containment:
@@ -235,51 +254,57 @@ class Sandboxes(Resource):
 
 
 class Trainer(Resource):
-    """The trainer's pods."""
+    """A trainer setting describes the pods that train."""
 
     nodes: Annotated[Integer, Field(ge=1, le=1024)] = 1
-    """How many nodes train: one is a Job, more are a RayJob."""
+    """Number of nodes that train. One is a Job, more are a RayJob."""
     gpus_per_node: Annotated[Integer, Field(ge=0, le=64)] = 0
-    """How many GPUs each node gives, of the kind that `accelerator` names."""
+    """Number of GPUs that each node gives, of the kind that accelerator names."""
     accelerator: ResourceName = "nvidia.com/gpu"
-    """The resource name of the GPUs, such as nvidia.com/gpu, amd.com/gpu or nvidia.com/mig-3g.40gb."""
+    """Resource name that the GPUs have, such as nvidia.com/gpu, amd.com/gpu or nvidia.com/mig-3g.40gb."""
     infiniband: bool = False
-    """Whether the pods may lock memory (IPC_LOCK), as InfiniBand and RoCE need; `resources` asks for the devices."""
+    """Lets the pods lock memory (IPC_LOCK), which InfiniBand and RoCE need. The devices themselves are asked for in
+    resources."""
     model_cache_claim: Annotated[str, Field(min_length=1, max_length=253)] | None = None
-    """A PersistentVolumeClaim that keeps downloaded models for many runs; the run's own volume keeps them otherwise."""
+    """Name of a PersistentVolumeClaim that keeps downloaded models for many runs. The run's own volume keeps them if it
+    is not given."""
     image: Text | None = None
-    """The operator's default unless given."""
-    resources: ResourceRequirements = Field(default_factory=lambda: ResourceRequirements())
-    """Of each trainer pod."""
+    """Image that the pods run. The farm's default for the engine and its GPUs is run if it is not given."""
+    resources: BoundedResources = Field(default_factory=lambda: ResourceRequirements())
+    """Resources that each trainer pod gets, besides its GPUs. They follow from the GPUs if they are not given."""
     retries: Annotated[Integer, Field(ge=0, le=100)] = 3
-    """How often a failed trainer is started again, from its checkpoint. More let a failed run go on."""
+    """Number of times that a failed trainer is started again from its checkpoint. Raising it lets a failed run go
+    on."""
     pod_template: PodTemplate | None = None
-    """What is added to the trainer's pods, over the farm's defaults."""
+    """Template that adds to the trainer's pods, over the farm's defaults."""
 
 
 class Verl(Resource):
-    """How engine verl divides its GPUs between training and rollouts."""
+    """A verl setting tells how engine verl divides its GPUs between training and rollouts."""
 
     rollout: Literal["colocated", "separate"] = "colocated"
-    """Whether rollouts and training take turns on the same GPUs, or rollouts have `rolloutGpus` of their own."""
+    """Placement that rollouts get: colocated takes turns with training on the same GPUs, separate gives rollouts GPUs
+    of their own."""
     rollout_gpus: Count | None = None
-    """With separate: GPUs for rollouts, of all that the trainer has; a part of one node, or whole nodes."""
+    """Number of the trainer's GPUs that only make rollouts: a part of one node, or whole nodes. It is required by
+    rollout: separate, and belongs to it."""
     max_staleness: Annotated[Integer, Field(ge=0, le=64)] = 0
-    """Updates that a rollout may lag behind; 0 is synchronous, and separate needs at least 1."""
+    """Number of updates that a rollout may lag behind. Training is synchronous while it is 0; rollout: separate needs
+    at least 1."""
     tensor_parallel: Count = 1
-    """GPUs that serve one copy of the model in rollouts."""
+    """Number of GPUs that serve one copy of the model in rollouts; it must divide the GPUs that generate."""
     sequence_parallel: Count = 1
-    """GPUs that share a sequence in training (Ulysses)."""
+    """Number of GPUs that share a sequence in training (Ulysses); it must divide the GPUs that train."""
     tokens_per_gpu: Count = 16384
-    """Tokens that a GPU trains on at once; a sequence must fit tokensPerGpu x sequenceParallel."""
+    """Number of tokens that a GPU trains on at once. A sequence must fit tokensPerGpu x sequenceParallel."""
     packing: bool = True
-    """Whether sequences are packed without padding."""
+    """Packs sequences without padding, which saves computation."""
     gpu_memory: Fraction = 0.6
     """Share of a GPU's memory that vLLM takes while it generates."""
     offload: bool = False
-    """Whether weights and optimizer wait in host memory while others use the GPU."""
+    """Keeps weights and optimizer in host memory while others use the GPU."""
     agent_workers: Count = 8
-    """Processes that drive rollouts."""
+    """Number of processes that drive rollouts."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -298,78 +323,96 @@ class Verl(Resource):
         return self.rollout_gpus or trainer.nodes * trainer.gpus_per_node
 
 
-class ObjectStore(Resource):
-    """Object storage to which each snapshot is copied beside training, file by file, checked by its digest."""
+_STORE = r"^((s3|gs)://[a-z0-9][-a-z0-9._]{1,220}[a-z0-9](/[^?#\s]*)?|file:///[^?#\s]+)$"
 
-    url: Annotated[str, Field(pattern=r"^(s3|gs|file)://.+", max_length=4096)]
-    """Where snapshots go, such as s3://bucket/folder, gs://bucket/folder or file:///mnt/folder."""
+
+class ObjectStore(Resource):
+    """An object store receives a copy of each snapshot beside training, file by file, checked by its digest."""
+
+    url: Annotated[str, Field(pattern=_STORE, max_length=4096)]
+    """URL of the folder that snapshots are copied to, such as s3://bucket/folder, gs://bucket/folder or
+    file:///mnt/folder. Credentials do not belong in it."""
     secret: Annotated[str, Field(min_length=1, max_length=253)] | None = None
-    """The Secret with the credentials: its keys become environment variables, such as AWS_ACCESS_KEY_ID."""
+    """Name of the Secret that holds the credentials. Its keys become environment variables of the trainer, such as
+    AWS_ACCESS_KEY_ID."""
 
 
 class Checkpoint(Resource):
-    """Weight-only snapshots, and the state that a resume needs: separate artifacts, separate retention."""
+    """Checkpoints are snapshots, which hold weights alone, and states, which a resume starts from."""
 
     claim_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
-    """A PersistentVolumeClaim in the run's namespace. Without it and without size, checkpoints end with the pod."""
+    """Name of a PersistentVolumeClaim in the run's namespace that keeps the checkpoints. They end with the pod if
+    neither it nor size is given."""
     size: PositiveQuantity | None = None
-    """The size of a claim that is made for the run; it outlives the run unless `retain` is false."""
+    """Size of a PersistentVolumeClaim that is made for the run, such as 100Gi. None is made where claimName is
+    given."""
     storage_class_name: Annotated[str, Field(max_length=253)] | None = None
-    """The StorageClass of the claim that is made; the cluster's default unless given."""
+    """Name of the StorageClass that the claim of this size is made with; it belongs to size. The cluster's default is
+    taken if it is not given."""
     retain: bool = True
-    """Whether the claim that is made stays when the run is deleted."""
+    """Keeps the claim that is made for the run when the run is deleted. The claim is deleted too if false."""
     object_store: ObjectStore | None = None
-    """Where snapshots are copied to, besides the volume."""
+    """Object store that snapshots are copied to, besides the volume. They are not copied if it is not given."""
     snapshot_every: Count = 10
-    """Steps between snapshots; the last step of a stage always gives one."""
+    """Number of steps that lie between two snapshots. The last step of a stage always gives one."""
     state_every: Count = 1
-    """Steps between states. More lose more work when a run is killed; a state of a large model takes minutes."""
+    """Number of steps that lie between two states. More lose more work when a run is killed; a state of a large model
+    takes minutes."""
     keep_states: Count = 2
-    """States that a resume can start from."""
+    """Number of states that are kept for a resume to start from."""
+
+    @model_validator(mode="after")
+    def _sized(self) -> Self:
+        if self.storage_class_name is not None and self.size is None:
+            raise ValueError("storageClassName belongs to size: give the size of the claim to make")
+        return self
 
 
 class Evaluation(Resource):
-    """What is measured before training and after each stage."""
+    """An evaluation measures the model before training and after each stage."""
 
     benchmarks: Annotated[list[Benchmark], Field(max_length=16)] = Field(default_factory=lambda: [_HOLDOUT])
-    """On what."""
+    """Benchmarks that the model is measured on: holdout is the Environments that are never trained on."""
     samples: Count = 1
-    """Rollouts an environment."""
+    """Number of rollouts that each Environment gets."""
     temperature: Annotated[float, Field(ge=0.0)] = 0.6
-    """Of sampling, as the published function-calling protocols sample."""
+    """Temperature that rollouts of the evaluation are sampled with; 0 is greedy."""
 
 
 class TrainingRunSpec(Resource):
-    """What is trained, in what, and how. Once it exists: suspend, sandboxes, trainer and checkpoint may change."""
+    """The spec of a TrainingRun tells what is trained, in what, and how."""
 
     seed: Annotated[Integer, Field(ge=0)] = 0
-    """Of everything random."""
+    """Seed that everything random follows from."""
     model: Model
-    """Where the policy starts."""
+    """Model that training starts from."""
     engine: Literal["embedded", "verl"] = "embedded"
-    """embedded trains in one process; verl takes Ray and vLLM, and many GPUs."""
+    """Engine that trains: embedded is one process on one device, verl uses Ray, vLLM and many GPUs."""
     environments: RunEnvironments = Field(default_factory=RunEnvironments)
-    """What it trains in."""
+    """Environments that the run trains in and is measured on."""
     sft: Sft | None = None
-    """Supervised fine-tuning first, if given."""
+    """Supervised fine-tuning that comes first. It is left out if it is not given."""
     rl: Rl | None = None
-    """Reinforcement learning then, if given."""
+    """Reinforcement learning that follows. It is left out if it is not given."""
     sandboxes: Sandboxes = Field(default_factory=Sandboxes)
-    """The pods that execute tools."""
+    """Sandboxes that execute the tools. They may change while the run goes on."""
     trainer: Trainer = Field(default_factory=Trainer)
-    """The pods that train."""
+    """Trainer that the run is carried out by. It may change while the run goes on."""
     verl: Verl | None = None
-    """Engine verl only: how it divides its GPUs."""
+    """Settings that engine: verl needs to divide its GPUs; they belong to it."""
     checkpoint: Checkpoint = Field(default_factory=Checkpoint)
-    """Where the model goes."""
+    """Checkpoints that the run keeps. They may change while the run goes on."""
     evaluation: Evaluation = Field(default_factory=Evaluation)
-    """What is measured."""
+    """Evaluation that tells how good the model is."""
     suspend: bool = False
-    """Whether the run pauses: its pods end, its checkpoint stays, and it goes on from there. A failed run resumes too."""
-    active_deadline_seconds: Count | None = None
-    """How many seconds the trainer may take from its start, suspended time aside; then the run fails."""
-    ttl_seconds_after_finished: Annotated[Integer, Field(ge=0)] | None = None
-    """How many seconds after its end the run is deleted, with all but a retained claim; never unless given."""
+    """Pauses the run while true: its pods end, its checkpoint stays, and it goes on from there once false. A failed run
+    resumes in the same way."""
+    active_deadline_seconds: Seconds | None = None
+    """Seconds that the trainer may take from its start, suspended time aside, before the run fails. There is no limit
+    if they are not given."""
+    ttl_seconds_after_finished: Annotated[Integer, Field(ge=0, le=2147483647)] | None = None
+    """Seconds that a finished run is kept before it is deleted, with all but a retained claim. It is kept for ever if
+    they are not given."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -399,50 +442,54 @@ def _check_division(verl: Verl, trainer: Trainer) -> None:
 
 
 class SandboxCounts(Resource):
-    """The sandbox pods of the run."""
+    """Counts tell how many sandbox pods the run has."""
 
     ready: Integer = 0
-    """Serving."""
+    """Number of sandbox pods that serve."""
     wanted: Integer = 0
-    """Asked for."""
+    """Number of sandbox pods that the run asks for."""
     lost: Integer = 0
-    """Lost so far, and replaced."""
+    """Number of sandbox pods that were lost and replaced so far."""
 
 
 class TrainingRunStatus(Resource):
-    """How far it is."""
+    """The status of a TrainingRun tells how far it is."""
 
     observed_generation: Integer | None = None
-    """The generation of the spec that this status was found of."""
+    """Generation of the spec that this status was found for."""
     begun: Annotated[str, Field(max_length=128)] | None = None
-    """Digest of what the run began with, as its ConfigMap holds it."""
+    """Digest of the manifest that the run began with, which its ConfigMap holds."""
     phase: Literal["Pending", "Provisioning", "Training", "Evaluating", "Suspended", "Succeeded", "Failed"] = "Pending"
-    """Where it stands."""
+    """Phase that the run is in."""
     stage: Literal["base", "sft", "rl"] | None = None
-    """Which stage runs."""
+    """Stage that is under way: base is the evaluation before training."""
     step: Integer | None = None
-    """The last finished step of the stage."""
+    """Number of steps that the stage has finished."""
     total_steps: Integer | None = None
-    """Steps of the stage."""
+    """Number of steps that the stage has in all."""
     reward: float | None = None
-    """Mean reward of the last step."""
+    """Mean reward that the rollouts of the last step got."""
     success: float | None = None
     """Share of held-out questions that the last evaluation saw answered rightly with every step solved."""
     eta: Annotated[str, Field(max_length=64)] | None = None
-    """When the stage should end (RFC 3339)."""
+    """Time at which the stage is expected to end (RFC 3339)."""
     last_checkpoint: Annotated[str, Field(max_length=4096)] | None = None
-    """Path of the newest snapshot on the claim."""
+    """Path that the newest snapshot has on the claim."""
     sandboxes: SandboxCounts | None = None
-    """Its sandbox pods."""
+    """Counts that tell how many sandbox pods the run has."""
     conditions: Conditions = Field(default_factory=list)
-    """Ready, Accepted, Provisioned, EnvironmentsReady, SandboxesReady, NetworkIsolated, Suspended, Complete, Failed."""
+    """Conditions that the run is in: Ready, Accepted, Provisioned, EnvironmentsReady, SandboxesReady, NetworkIsolated,
+    Suspended, Complete and Failed among others."""
 
 
 class TrainingRun(Resource):
-    """The custom resource."""
+    """A TrainingRun is a custom resource."""
 
     api_version: Literal["astra.farm/v1alpha1"] = API_VERSION
     kind: Literal["TrainingRun"] = "TrainingRun"
     metadata: ObjectMeta
     spec: TrainingRunSpec
+    """Specification of the run: the model, the Environments, and the stages of training. Once the run exists, only
+    suspend, sandboxes, trainer, checkpoint, activeDeadlineSeconds and ttlSecondsAfterFinished may change."""
     status: TrainingRunStatus | None = None
+    """Status that the run was found in; users do not write it."""

@@ -4,6 +4,7 @@ schema and its CEL rules checked. Written for tests, from the Kubernetes documen
 
 import copy
 from collections.abc import Iterator
+from fractions import Fraction
 from functools import cache
 from typing import Any
 
@@ -25,7 +26,7 @@ def admit(definition: Schema, body: Schema, old: Schema | None = None) -> list[s
         f"spec{''.join(f'[{k}]' if isinstance(k, int) else f'.{k}' for k in error.instance_path)}: {error.message}"
         for error in validator.iter_errors(new.get("spec"))
     ]
-    return refused or list(_broken_rules(spec, new["spec"], before, "spec"))
+    return refused or [*_duplicates(spec, new["spec"], "spec"), *_broken_rules(spec, new["spec"], before, "spec")]
 
 
 def spec_schema(definition: Schema) -> Schema:
@@ -76,6 +77,22 @@ def _json_schema(schema: Schema) -> Schema:
     return made
 
 
+def _duplicates(schema: Schema, value: Any, path: str) -> Iterator[str]:
+    """Items with the same key, in a list that is a map."""
+    if isinstance(value, dict):
+        for name, inner in schema.get("properties", {}).items():
+            yield from _duplicates(inner, value.get(name), f"{path}.{name}")
+    if isinstance(value, list):
+        seen = []
+        for index, item in enumerate(value):
+            yield from _duplicates(schema["items"], item, f"{path}[{index}]")
+            if keys := schema.get("x-kubernetes-list-map-keys"):
+                key = [item[name] for name in keys]
+                if key in seen:
+                    yield f"{path}[{index}]: Duplicate value: {key}"
+                seen.append(key)
+
+
 def rules(schema: Schema, path: str = "spec") -> Iterator[tuple[str, Schema, str]]:
     """(path, schema of self, rule) of every rule below."""
     for rule in schema.get("x-kubernetes-validations", []):
@@ -88,9 +105,37 @@ def rules(schema: Schema, path: str = "spec") -> Iterator[tuple[str, Schema, str
         yield from rules(schema["additionalProperties"], f"{path}.*")
 
 
+def environment(of_self: cel.Type, **more: Any) -> cel.Env:
+    """Where rules are compiled: Kubernetes' quantities, here as fractions in strings, besides CEL's own functions."""
+    quantity = cel.Overload("quantity", cel.Type.STRING, [cel.Type.STRING], False, _quantity)
+    compare = cel.Overload("compareTo", cel.Type.INT, [cel.Type.STRING, cel.Type.STRING], True, _compare)
+    functions = [cel.FunctionDecl("quantity", [quantity]), cel.FunctionDecl("compareTo", [compare])]
+    return cel.NewEnv(variables={"self": of_self, "oldSelf": of_self}, functions=functions, **more)
+
+
+_POWERS = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+
+
+def _quantity(text: str) -> str:
+    if text.endswith("i"):
+        factor, number = Fraction(1024) ** ("KMGTPE".index(text[-2]) + 1), text[:-2]
+    elif text[-1] in _POWERS:
+        factor, number = Fraction(10) ** _POWERS[text[-1]], text[:-1]
+    else:
+        mantissa, _, exponent = text.lower().partition("e")
+        factor, number = Fraction(10) ** int(exponent or 0), mantissa
+    whole, _, part = number.lstrip("+").partition(".")
+    exact = Fraction(int(f"0{whole}{part}"), 10 ** len(part)) * factor
+    return str(min(Fraction(-(-exact * 10**9 // 1), 10**9), Fraction(2**63 - 1)))
+
+
+def _compare(left: str, right: str) -> int:
+    return (Fraction(left) > Fraction(right)) - (Fraction(left) < Fraction(right))
+
+
 @cache
 def _compiled(rule: str) -> cel.Expression:
-    return cel.NewEnv(variables={"self": cel.Type.DYN, "oldSelf": cel.Type.DYN}).compile(rule)
+    return environment(cel.Type.DYN).compile(rule)
 
 
 def _broken_rules(schema: Schema, value: Any, old: Any, path: str) -> Iterator[str]:

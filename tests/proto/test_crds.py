@@ -3,26 +3,29 @@
 import copy
 import importlib.util
 import itertools
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import kubernetes_validate
 import pytest
-import yaml
 from cel_expr_python import cel
-from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf import descriptor_pb2, descriptor_pool, struct_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from astra_api import synthesis_run, training_run
 from astra_api.canonical import digest
-from astra_api.crds import CATEGORY, definitions, escaped, files
+from astra_api.crds import CATEGORY, RULES, definitions, escaped, files
 from astra_api.environment import Environment
 from astra_api.manifests import KINDS
-from astra_api.training_run import FREE, TrainingRun
 from astra_api.yaml_documents import documents
 from astra_operator.accepting import changed_fields
+from custom_resources import ALLOWED_CHANGES, BAD, GOOD, REFUSED_CHANGES, TABLES, default_differences
+from custom_resources import synthesis_run as synthesis_run_of
 
 ROOT = Path(__file__).parents[2]
 _module = importlib.util.spec_from_file_location("admission", Path(__file__).with_name("admission.py"))
@@ -33,92 +36,6 @@ _module.loader.exec_module(admission)
 
 DEFINITIONS = {definition["spec"]["names"]["kind"]: definition for definition in definitions()}
 Schema = dict[str, Any]
-
-
-def _run(**spec: Any) -> Schema:
-    metadata = {"name": "run"}
-    return {"apiVersion": "astra.farm/v1alpha1", "kind": "TrainingRun", "metadata": metadata, "spec": spec}
-
-
-def _synthesis(**spec: Any) -> Schema:
-    return _run(**spec) | {"kind": "SynthesisRun"}
-
-
-def _verl(division: Schema) -> Schema:
-    return _run(model=_TINY, rl={}, engine="verl", trainer={"nodes": 2, "gpusPerNode": 8}, verl=division)
-
-
-def _environment(**changes: Any) -> Schema:
-    body = yaml.safe_load((ROOT / "examples/environments/city-trip.yaml").read_text())
-    body["spec"] = {name: value for name, value in (body["spec"] | changes).items() if value is not None}
-    return body
-
-
-_TABLES = {"source": {"type": "tables", "pack": "geography"}}
-_KNOWLEDGE = {"source": {"type": "knowledge", "domains": ["travel"]}}
-_TEACHER = {"baseUrl": "http://teacher/v1", "model": "m"}
-_TINY = {"preset": "tiny"}
-GOOD = [
-    _environment(),
-    _environment(sandbox={"isolation": "pod", "replicas": 1, "memory": 1000000}),
-    _environment(source=None, sourceRef={"configMap": "c", "key": "k"}),
-    _synthesis(count=1, environments=_TABLES),
-    _synthesis(count=1, environments=_KNOWLEDGE, teacher=_TEACHER),
-    _synthesis(count=1, environments=_TABLES | {"hops": {"min": 2, "max": 2}}),
-    _run(model=_TINY, sft={"dataset": {"type": "gold", "limit": 3}}),
-    _run(model=_TINY, rl={}),
-    _run(
-        model={"gguf": {"package": "p"}}, engine="verl", trainer={"nodes": 2}, rl={}, sandboxes={"runtimeClassName": ""}
-    ),
-    _run(model=_TINY, rl={}, engine="verl", verl={}),
-    _verl({"rollout": "separate", "maxStaleness": 2, "rolloutGpus": 8, "tensorParallel": 4, "sequenceParallel": 2}),
-    _run(
-        model=_TINY, rl={"batchSize": 12, "groupSize": 4}, environments={"holdout": {"selector": {"matchLabels": {}}}}
-    ),
-]
-BAD = [  # the object, a word of the refusal
-    (_environment(sourceRef={"configMap": "c", "key": "k"}), "exactly one of source and sourceRef"),
-    (_environment(source=None), "exactly one of source and sourceRef"),
-    (_environment(sandbox={"isolation": "pod"}), "spec.sandbox: isolation: pod needs replicas"),
-    (_environment(scenario="hop"), "spec.scenario"),
-    (_environment(sandbox={"replicas": 1001}), "spec.sandbox.replicas"),
-    (_environment(sandbox={"memory": "lots"}), "spec.sandbox.memory"),
-    (_environment(steps=[]), "spec.steps"),
-    (_synthesis(count=0, environments=_TABLES), "spec.count"),
-    (_synthesis(count=1), "needs the field environments"),
-    (_synthesis(count=1, kind="trajectories", trajectories={}), "not built yet"),
-    (_synthesis(count=1, environments=_KNOWLEDGE), "needs a teacher"),
-    (
-        _synthesis(count=1, environments=_TABLES | {"hops": {"min": 3, "max": 2}}),
-        "spec.environments.hops: min must not",
-    ),
-    (_synthesis(count=1, environments={"source": {"type": "tables"}}), "exactly one of pack and path"),
-    (_synthesis(count=1, environments={"source": {"type": "questions"}}, teacher=_TEACHER), "questions needs path"),
-    (
-        _synthesis(count=1, environments={"source": {"type": "tables", "pack": "p", "domains": ["d"]}}),
-        "domains goes with type: knowledge",
-    ),
-    (_run(model=_TINY), "nothing to train"),
-    (_run(model=_TINY | {"name": "n"}, rl={}), "spec.model: give exactly one of"),
-    (_run(model={}, rl={}), "spec.model: give exactly one of"),
-    (_run(model={"gguf": {}}, rl={}), "spec.model.gguf: give exactly one of"),
-    (_run(model=_TINY, rl={}, trainer={"nodes": 2}), "engine: embedded needs trainer.nodes: 1"),
-    (_run(model=_TINY, rl={"batchSize": 9, "groupSize": 2}), "spec.rl: batchSize must be a multiple"),
-    (_run(model=_TINY, rl={"groupSize": 1}), "spec.rl.groupSize"),
-    (_run(model=_TINY, rl={}, verl={}), "verl belongs to engine: verl"),
-    (_run(model=_TINY, rl={}, engine="verl", verl={"rollout": "separate", "rolloutGpus": 1}), "needs maxStaleness"),
-    (_run(model=_TINY, rl={}, engine="verl", verl={"rolloutGpus": 1}), "rolloutGpus is required by"),
-    (_verl({"rollout": "separate", "maxStaleness": 1, "rolloutGpus": 16}), "leaves no GPU to train"),
-    (_verl({"rollout": "separate", "maxStaleness": 1, "rolloutGpus": 4}), "must be whole nodes"),
-    (_verl({"tensorParallel": 3}), "verl.tensorParallel must divide"),
-    (_verl({"sequenceParallel": 3}), "verl.sequenceParallel must divide"),
-    (_run(model=_TINY, rl={"irrelevantTools": {"bands": {"medium": 0.9}}}), "bands: medium must be less"),
-    (_run(model=_TINY, rl={}, environments={"holdout": {}}), "exactly one of fraction and selector"),
-    (_run(model=_TINY, rl={}, environments={"holdout": {"fraction": 1}}), "spec.environments.holdout.fraction"),
-    (_run(model=_TINY, sft={"dataset": {"type": "files"}}), "type: files needs path"),
-    (_run(model=_TINY, sft={"dataset": {"type": "files", "path": "p", "limit": 2}}), "limit goes with type: gold"),
-    (_run(model=_TINY, rl={}, trainer={"resources": {"limits": {"cpu": "x"}}}), "spec.trainer.resources.limits"),
-]
 
 
 def _refusals(body: Schema) -> list[str]:
@@ -165,27 +82,54 @@ _VALUES: dict[str, tuple[Any, ...]] = {
     "boolean": (True, False),
     "object": ({},),
     "array": ([],),
+    "quantity": (
+        -1,
+        0,
+        1,
+        "0",
+        "0.0Ki",
+        "1",
+        ".5",
+        "1.",
+        "+1e3",
+        "1e-3",
+        "1Ei",
+        "2P",
+        "5u",
+        "-1",
+        "1 Gi",
+        "Ki",
+        "1e",
+        "",
+    ),
 }
 
 
-def _places(schema: Schema, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _places(schema: Schema, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
     """Each field of a spec with each value that may break it."""
     for name, inner in schema.get("properties", {}).items():
-        if name in ("labels", "matchLabels", "trajectories", "parameters", "arguments"):
+        if name in ("labels", "nodeSelector", "matchLabels", "trajectories", "parameters", "arguments"):
             continue  # free-form, or checked by the operator alone
-        for value in inner.get("enum", _VALUES.get(inner.get("type", ""), ())):
+        kind = "quantity" if "x-kubernetes-int-or-string" in inner else inner.get("type", "")
+        for value in inner.get("enum", _VALUES.get(kind, ())):
             yield (*path, name), value
         yield from _places(inner, (*path, name))
+        yield from _places(inner.get("items", {}), (*path, name, 0))
 
 
-def _changed(body: Schema, path: tuple[str, ...], value: Any) -> Schema:
+def _changed(body: Schema, path: tuple[str | int, ...], value: Any) -> Schema:
+    """A copy with one field of its spec replaced; as it was where the path leads through what is not there."""
     made = copy.deepcopy(body)
     current = made["spec"]
     for name in path[:-1]:
-        current = current.setdefault(name, {})
-        if not isinstance(current, dict):
-            return made
-    current[path[-1]] = copy.deepcopy(value)
+        if isinstance(current, dict) and isinstance(name, str):
+            current = current.setdefault(name, {})
+        elif isinstance(current, list) and isinstance(name, int) and current:
+            current = current[name]
+        else:
+            return copy.deepcopy(body)
+    if isinstance(current, dict):
+        current[path[-1]] = copy.deepcopy(value)
     return made
 
 
@@ -213,56 +157,95 @@ def test_what_is_stored_means_the_same(body: Schema) -> None:
     """The defaults that the API server fills in are those of the models."""
     kind = KINDS[body["kind"]]
     stored = admission.stored(DEFINITIONS[body["kind"]], body)
+    assert list(default_differences(body, stored)) == []
     before, after = kind.model_validate(body), kind.model_validate(stored)
     assert before.spec == after.spec
     if isinstance(before, Environment) and isinstance(after, Environment):
         assert before.digest == after.digest
 
 
-def test_a_training_run_changes_only_in_how_it_is_run() -> None:
-    assert changed_fields(dict.fromkeys(FREE, 1), dict.fromkeys(FREE, 2), FREE) == []  # so the operator says too
-    old = _run(model=_TINY, rl={}, sandboxes={"runtimeClassName": None})
-    definition = DEFINITIONS["TrainingRun"]
-    assert admission.admit(definition, old, old) == []
-    assert admission.admit(definition, _run(model=_TINY, rl={}, suspend=True), _run(model=_TINY, rl={})) == []
-    spec_fields = TrainingRun.model_fields["spec"].annotation.model_fields  # type: ignore[union-attr]
-    for name in (field.alias for field in spec_fields.values()):
-        if name not in FREE:
-            assert any(f"{name} cannot be changed" in rule["message"] for rule in _spec_rules(definition)), name
-    for change, field in (
-        ({"seed": 1}, "seed"),
-        ({"sft": {"dataset": {"type": "gold"}}}, "sft"),
-        ({"rl": {"steps": 3}}, "rl"),
-        ({"evaluation": {"samples": 2}}, "evaluation"),
-    ):
-        refusals = admission.admit(definition, _run(**{"model": _TINY, "rl": {}} | change), _run(model=_TINY, rl={}))
-        assert refusals == [f"spec: {field} cannot be changed; make a new object"]
+def test_another_default_is_noticed() -> None:
+    stored = admission.stored(DEFINITIONS["TrainingRun"], GOOD[7])
+    stored["spec"]["rl"]["steps"] = 3
+    del stored["spec"]["suspend"]
+    assert list(default_differences(GOOD[7], stored)) == [
+        "spec.rl.steps: the model has 140, the server 3",
+        "spec.suspend: the model has False, the server None",
+    ]
 
 
-def test_a_synthesis_run_does_not_change() -> None:
-    old = _synthesis(count=1, environments=_TABLES)
-    assert admission.admit(DEFINITIONS["SynthesisRun"], old, old) == []
-    refusals = admission.admit(DEFINITIONS["SynthesisRun"], _synthesis(count=2, environments=_TABLES), old)
-    assert refusals == ["spec: the spec of a SynthesisRun cannot be changed; make a new one"]
+_FREE = {"TrainingRun": training_run.FREE, "SynthesisRun": synthesis_run.FREE}
+
+
+@pytest.mark.parametrize(("old", "new"), ALLOWED_CHANGES)
+def test_a_run_changes_in_how_it_is_run(old: Schema, new: Schema) -> None:
+    assert admission.admit(DEFINITIONS[old["kind"]], new, old) == []
+
+
+@pytest.mark.parametrize(("old", "new", "field"), REFUSED_CHANGES, ids=[field for *_, field in REFUSED_CHANGES])
+def test_a_run_does_not_change_in_what_it_makes(old: Schema, new: Schema, field: str) -> None:
+    definition = DEFINITIONS[old["kind"]]
+    assert admission.admit(definition, old, old) == admission.admit(definition, new) == []
+    assert admission.admit(definition, new, old) == [f"spec: {field} cannot be changed; make a new object"]
+
+
+@pytest.mark.parametrize("kind", _FREE)
+def test_every_field_is_free_or_cannot_be_changed(kind: str) -> None:
+    free = _FREE[kind]
+    assert changed_fields(dict.fromkeys(free, 1), dict.fromkeys(free, 2), free) == []  # so the operator says too
+    schema = admission.spec_schema(DEFINITIONS[kind])
+    bound = {rule["message"].split()[0] for rule in schema["x-kubernetes-validations"] if "oldSelf" in rule["rule"]}
+    assert bound.isdisjoint(free)
+    assert bound | set(free) == schema["properties"].keys()
+
+
+def test_every_rule_refuses_something() -> None:
+    refusals = [refusal for body, _ in BAD for refusal in _refusals(body)]
+    old = synthesis_run_of(count=1, environments=TABLES)
+    another_kind = synthesis_run_of(
+        count=1, kind="trajectories", trajectories={}
+    )  # which is refused for more than that
+    changes = [*((old, new) for old, new, _ in REFUSED_CHANGES), (old, another_kind)]
+    refusals += [refusal for old, new in changes for refusal in admission.admit(DEFINITIONS[old["kind"]], new, old)]
+    for kind, definition in DEFINITIONS.items():
+        for path, schema in _every_schema(admission.spec_schema(definition)):
+            for rule in schema.get("x-kubernetes-validations", []):
+                assert any(rule["message"] in refusal for refusal in refusals), f"{kind}{path}: {rule['message']}"
+
+
+def test_every_check_across_fields_has_a_rule() -> None:
+    """A model that checks itself as a whole has rules, and rules stand for such a check."""
+    checked = {model.__name__ for model in _models(*KINDS.values()) if model.__pydantic_decorators__.model_validators}
+    by_field = {"PodSecurity", "ResourceRequirements"}  # whose rules stand for checks of a field
+    assert checked | by_field == RULES.keys()
+    assert checked.isdisjoint(by_field)
+
+
+def _models(*annotations: Any) -> set[type[BaseModel]]:
+    """All models below."""
+    found: set[type[BaseModel]] = set()
+    for annotation in annotations:
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            inner = [(field.annotation, *field.metadata) for field in annotation.model_fields.values()]
+            found |= {annotation} | _models(*(one for part in inner for one in part))
+        else:
+            found |= _models(*get_args(annotation))
+    return found
 
 
 @pytest.mark.parametrize("definition", DEFINITIONS.values(), ids=DEFINITIONS)
 def test_rules_have_the_types_that_the_schema_gives(definition: Schema) -> None:
     """A current API server refuses a CRD whose rules do not compile against its schema."""
     for path, schema, rule in admission.rules(admission.spec_schema(definition)):
-        pool = descriptor_pool.DescriptorPool()
-        pool.Add(_Messages().file(schema))
-        environment = cel.NewEnv(
-            descriptor_pool=pool, variables={"self": cel.Type("crd.Self"), "oldSelf": cel.Type("crd.Self")}
-        )
+        pool = _Messages().pool(schema)
+        environment = admission.environment(cel.Type("crd.Self"), descriptor_pool=pool)
         assert environment.compile(rule).return_type() == cel.Type.BOOL, f"{path}: {rule}"
 
 
 def test_a_rule_of_the_wrong_type_is_noticed() -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}}
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(_Messages().file(schema))
-    environment = cel.NewEnv(descriptor_pool=pool, variables={"self": cel.Type("crd.Self")})
+    pool = _Messages().pool(schema)
+    environment = admission.environment(cel.Type("crd.Self"), descriptor_pool=pool)
     for rule in ("self.n == 'a'", "self.absent > 1", "self.n == 1.0"):
         with pytest.raises(Exception, match=r"no matching overload|undefined field"):
             environment.compile(rule)
@@ -276,8 +259,17 @@ class _Messages:
     def __init__(self) -> None:
         self.numbers = itertools.count()
 
+    def pool(self, schema: Schema) -> descriptor_pool.DescriptorPool:
+        struct = descriptor_pb2.FileDescriptorProto()
+        struct_pb2.DESCRIPTOR.CopyToProto(struct)
+        made = descriptor_pool.DescriptorPool()
+        made.Add(struct)
+        made.Add(self.file(schema))
+        return made
+
     def file(self, schema: Schema) -> descriptor_pb2.FileDescriptorProto:
         made = descriptor_pb2.FileDescriptorProto(name="crd.proto", package="crd", syntax="proto2")
+        made.dependency.append("google/protobuf/struct.proto")
         made.message_type.add(name="Free")
         self.message(made, "Self", schema)
         return made
@@ -292,13 +284,19 @@ class _Messages:
                 entry.type, entry.type_name = 11, f".crd.{self.message(made, f'M{next(self.numbers)}', inner)}"
             elif inner.get("type") in self._SCALARS:
                 entry.type = self._SCALARS[inner["type"]]
-            else:  # a map or free-form: no rule looks inside
+            elif "x-kubernetes-int-or-string" in inner.get("additionalProperties", {}):
+                entry.type, entry.type_name, entry.label = 11, f".crd.{name}.{self.map(message, field)}", 3
+            else:  # free-form, or a map of strings: no rule looks inside
                 entry.type, entry.type_name = 11, ".crd.Free"
         return name
 
-
-def _spec_rules(definition: Schema) -> list[Schema]:
-    return admission.spec_schema(definition)["x-kubernetes-validations"]
+    def map(self, message: descriptor_pb2.DescriptorProto, field: str) -> str:
+        """A map of quantities, which are strings or numbers."""
+        entry = message.nested_type.add(name=f"{field.capitalize()}Entry")
+        entry.options.map_entry = True
+        entry.field.add(name="key", number=1, type=9, label=1)
+        entry.field.add(name="value", number=2, type=11, type_name=".google.protobuf.Value", label=1)
+        return entry.name
 
 
 def _every_schema(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
@@ -329,15 +327,68 @@ def test_everything_is_bounded_and_structural(definition: Schema) -> None:
                 assert "default" not in schema, path
 
 
-@pytest.mark.parametrize("definition", DEFINITIONS.values(), ids=DEFINITIONS)
-def test_explain_has_something_to_say(definition: Schema) -> None:
+# Prepositions, pronouns, and what asks or joins: words that begin a fragment.
+_FRAGMENT = re.compile(
+    "(about|above|across|after|against|along|among|around|as|at|before|behind|below|between|beyond|but|by|down|during|"
+    "except|for|from|given|how|i|if|in|inside|into|it|its|like|near|of|off|on|once|or|our|out|over|per|she|since|such|"
+    "than|that|their|them|then|these|they|this|those|through|to|toward|under|unless|until|up|upon|via|we|what|when|"
+    r"where|whether|which|while|who|whom|whose|why|with|within|without|you|your)\b",
+    re.IGNORECASE,
+)
+
+
+def _described(definition: Schema) -> Iterator[tuple[str, str]]:
+    """(path, description) of all that `kubectl explain` shows: each field, and each object in a list or map."""
     root = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    described = [
-        *_every_schema(root["properties"]["spec"], "spec"),
-        *_every_schema(root["properties"]["status"], "status"),
+    yield "", root.get("description", "")
+    for path, schema in _every_schema(root):
+        for name, inner in schema.get("properties", {}).items():
+            if (path, name) != ("", "metadata"):  # which the server describes, and lets nobody else describe
+                yield f"{path}.{name}", inner.get("description", "")
+        for part in ("items", "additionalProperties"):
+            if "properties" in schema.get(part, {}):
+                yield f"{path}[]", schema[part].get("description", "")
+
+
+def _faults(text: str) -> list[str]:
+    words = text.split()
+    return [
+        fault
+        for fault, found in (
+            ("is missing", not text),
+            ("has fewer than four words", len(words) < 4),
+            ("does not begin with a capital", not text[:1].isupper()),
+            ("does not end with a period", not text.endswith(".")),
+            (
+                "begins with a word that makes it a fragment",
+                _FRAGMENT.match(text),
+            ),
+            ("is over 400 letters long", len(text) > 400),
+            ("is a quotation of code", "`" in text),
+        )
+        if found
     ]
-    silent = [path for path, schema in described if "description" not in schema and not path.endswith(("[]", ".type"))]
-    assert silent == []
+
+
+@pytest.mark.parametrize("definition", DEFINITIONS.values(), ids=DEFINITIONS)
+def test_explain_has_a_sentence_for_every_field(definition: Schema) -> None:
+    assert {path: faults for path, text in _described(definition) if (faults := _faults(text))} == {}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Of AdamW.", "On what they are measured here.", "share of the steps so far.", "Share of all the steps"]
+)
+def test_a_fragment_is_noticed(text: str) -> None:
+    assert _faults(text)
+
+
+def test_explain_tells_the_defaults_of_scalars() -> None:
+    for definition in DEFINITIONS.values():
+        for path, schema in _every_schema(admission.spec_schema(definition)):
+            default = schema.get("default")
+            if isinstance(default, str | int | float):
+                shown = default if isinstance(default, str) else json.dumps(default)
+                assert schema["description"].endswith(f" Defaults to {shown}."), path
 
 
 @pytest.mark.parametrize("version", ["1.28", "1.32", "1.37"])
