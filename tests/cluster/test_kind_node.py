@@ -16,7 +16,7 @@ _FETCH = r"""set -euo pipefail
 source "$0/env.sh"; options=$(apt_for sid)
 mkdir -p "$1.new"; cd "$1.new"
 apt-get $options download containerd || { apt-get $options update; apt-get $options download containerd; }
-dpkg -x containerd_*.deb .
+dpkg -x containerd_*.deb . && rm containerd_*.deb
 mv "$1.new" "$1"
 """
 _KIND = """# what the nodes of kind say, as far as runtimes go
