@@ -194,15 +194,18 @@ def _system_library(name: str) -> str:
 
 
 def build_docker(names: Iterable[str], tag: str, arguments: dict[str, str]) -> None:
-    """With the engine that the environment names (DOCKER_HOST). Raises BuildError."""
+    """Builds with the engine that `docker` itself would use: DOCKER_HOST, or the current context. Raises BuildError."""
     import docker  # the extra [docker]
     import docker.errors
+    from docker.context import ContextAPI
 
+    if not os.environ.get("DOCKER_HOST") and ContextAPI.get_context(os.environ.get("DOCKER_CONTEXT")) is None:
+        raise BuildError("no such Docker context: choose one that `docker context ls` shows, or set DOCKER_HOST")
     try:
         engine = docker.from_env()
         engine.ping()
     except docker.errors.DockerException as error:
-        raise BuildError(f"no Docker engine answers ({error}); start one, or set DOCKER_HOST") from None
+        raise BuildError(f"no Docker engine answers ({error}); start one, or choose its context") from None
     for name in names:
         image = f"astra-farm-{name}:{tag}"
         print(f"building {image}")

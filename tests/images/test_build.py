@@ -1,12 +1,15 @@
 """Images: what their Dockerfiles say, and that the builder without Docker makes the same of it."""
 
 import hashlib
+import http.server
 import importlib.util
+import json
 import os
 import re
 import subprocess
 import sys
 import tarfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -104,6 +107,12 @@ def test_commands_are_modules_of_the_image() -> None:
         assert module.partition(".")[0] in {package.name for package in description.packages}
 
 
+def test_only_trainers_without_gpus_take_the_cpu_build_of_pytorch() -> None:
+    for name in build.NAMES:
+        text = (ROOT / "images" / f"{name}.Dockerfile").read_text()
+        assert ("\nARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu\n" in text) == (name == "trainer")
+
+
 def _pins(name: str) -> tuple[Requirement, ...]:
     return tuple(build.describe(name).requirements)
 
@@ -167,6 +176,50 @@ def test_without_an_engine_it_says_so(capsys: pytest.CaptureFixture[str], monkey
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
     assert build.main(["docker", "sandbox"]) == 1
     assert "no Docker engine answers" in capsys.readouterr().err
+
+
+@pytest.fixture
+def contexts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The configuration of a Docker client that has no context yet, and no engine named by the environment."""
+    for name in ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    return tmp_path
+
+
+def _add_context(contexts: Path, name: str, host: str) -> None:
+    folder = contexts / "contexts" / "meta" / hashlib.sha256(name.encode()).hexdigest()
+    folder.mkdir(parents=True)
+    endpoints = {"docker": {"Host": host, "SkipTLSVerify": False}}
+    (folder / "meta.json").write_text(json.dumps({"Name": name, "Metadata": {}, "Endpoints": endpoints}))
+
+
+def test_the_engine_is_that_of_the_current_context(contexts: Path) -> None:
+    asked: list[str] = []
+
+    class Engine(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(503)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Engine) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        _add_context(contexts, "elsewhere", f"tcp://127.0.0.1:{server.server_port}")
+        (contexts / "config.json").write_text('{"currentContext": "elsewhere"}')
+        assert build.main(["docker", "sandbox"]) == 1
+        server.shutdown()
+    assert asked
+
+
+def test_a_context_that_is_not_there_builds_nowhere(
+    contexts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DOCKER_CONTEXT", "gone")
+    assert build.main(["docker", "sandbox"]) == 1
+    assert "no such Docker context" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not os.environ.get("ASTRA_TEST_DOCKER"), reason="needs a Docker engine: set ASTRA_TEST_DOCKER=1")
