@@ -6,6 +6,7 @@ from astra_api.synthesis_run import SynthesisRun
 from astra_api.training_run import FREE, TrainingRun
 from astra_operator import synthesis, training
 from astra_operator.accepting import Problem, changed_fields, read
+from astra_operator.farm import Farm
 from astra_operator.manifests.job import RUN_FILE
 
 
@@ -18,15 +19,18 @@ class Admission(NamedTuple):
 
 
 def admit(
-    model: type[SynthesisRun] | type[TrainingRun], body: dict[str, Any], config_map: dict[str, Any] | None
+    model: type[SynthesisRun] | type[TrainingRun], body: dict[str, Any], config_map: dict[str, Any] | None, farm: Farm
 ) -> Admission:
     """`config_map`: of a run that has begun. Such a run goes on as it was accepted, but for the fields that may change;
-    where they are changed to what cannot run here, only `suspend` and `sandboxes` do."""
+    where they are changed to what cannot run here, only those of them do that say nothing of pods, as `suspend`."""
     current = read(model, body)
     if isinstance(current, list):
         begun = None if config_map is None else model.model_validate_json(config_map["data"][RUN_FILE])
         return Admission(begun, current, begun is not None)
-    here = training.unrunnable(current) if isinstance(current, TrainingRun) else synthesis.unrunnable(current)
+    if isinstance(current, TrainingRun):
+        here = training.unrunnable(current, farm)
+    else:
+        here = synthesis.unrunnable(current, farm)
     if config_map is None:
         return Admission(None if here else current, here, False)
     begun = model.model_validate_json(config_map["data"][RUN_FILE])

@@ -226,7 +226,9 @@ class Operator:
             return None
         owner = Owner(key.kind, key.name, key.namespace, body["metadata"]["uid"])
         objects = self._objects(owner, self._run_children(owner))
-        accepted, problems, begun = admit(_MODELS[key.kind], body, objects.get((CONFIG_MAP.plural, owner.base)))
+        accepted, problems, begun = admit(
+            _MODELS[key.kind], body, objects.get((CONFIG_MAP.plural, owner.base)), self.farm
+        )
         plan = None if accepted is None else self._plan(accepted, owner)
         kuberay = True
         if plan is not None and plan.work.ray:
