@@ -6,6 +6,7 @@ from astra_api.synthesis_run import SynthesisRun
 from astra_api.training_run import FREE, TrainingRun
 from astra_operator import synthesis, training
 from astra_operator.accepting import Problem, changed_fields, read
+from astra_operator.farm import Farm
 
 
 class Admission(NamedTuple):
@@ -20,13 +21,18 @@ def admit(
     model: type[SynthesisRun] | type[TrainingRun],
     body: dict[str, Any],
     begun: SynthesisRun | TrainingRun | None,
+    farm: Farm,
 ) -> Admission:
     """`begun`: the run as it was accepted when it began, if it has. Such a run goes on so, but for the fields that may
-    change; where they are changed to what cannot run here, only `suspend` and `sandboxes` do."""
+    change; where they are changed to what cannot run here, only those of them do that say nothing of pods, as
+    `suspend`."""
     current = read(model, body)
     if isinstance(current, list):
         return Admission(begun, current, begun is not None)
-    here = training.unrunnable(current) if isinstance(current, TrainingRun) else synthesis.unrunnable(current)
+    if isinstance(current, TrainingRun):
+        here = training.unrunnable(current, farm)
+    else:
+        here = synthesis.unrunnable(current, farm)
     if begun is None:
         return Admission(None if here else current, here, False)
     free = FREE if model is TrainingRun else ()

@@ -20,6 +20,7 @@ from astra_operator.drift import mended
 from astra_operator.farm import Farm
 from astra_operator.manifests.identity import ROLE, Owner
 from astra_operator.manifests.pool import Pool, pool_members, pool_objects
+from astra_operator.manifests.templates import merged as merged_templates
 from astra_operator.settings import PORT
 from astra_sandbox.verification import Verdict
 
@@ -101,6 +102,8 @@ def dedicated_pool(environment: Environment, owner: Owner, farm: Farm, replicas:
         },
         policy_version=farm.policy_version,
         egress_targets=farm.settings.canary_targets,
+        monitoring=farm.settings.monitoring,
+        template=merged_templates(farm.settings.pod_defaults.sandboxes, None),
     )
 
 

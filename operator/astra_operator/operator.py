@@ -226,7 +226,7 @@ class Operator:
         model, status = _MODELS[key.kind], body.get("status") or {}
         objects, foreign = self._objects(owner, self._run_children(owner))
         begun: Begun[Any] | None = read_begun(model, objects.get((CONFIG_MAP.plural, owner.base)), status)
-        accepted, problems, _ = admit(model, body, None if begun is None else begun.run)
+        accepted, problems, _ = admit(model, body, None if begun is None else begun.run, self.farm)
         plan = None if accepted is None else self._plan(accepted, owner, begun)
         kuberay = True
         if plan is not None and plan.work.ray:

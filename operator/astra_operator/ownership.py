@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from astra_operator.conditions import holds
 from astra_operator.manifests.identity import OWNER_UID, Owner
 
 Object = dict[str, Any]

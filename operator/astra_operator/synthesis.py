@@ -1,6 +1,7 @@
 """What a SynthesisRun asks for. Pure."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from astra_api.resource import GROUP
@@ -8,8 +9,11 @@ from astra_api.synthesis_run import SynthesisRun
 from astra_operator.accepting import Problem
 from astra_operator.farm import Farm
 from astra_operator.manifests.identity import OWNER, ROLE, Owner
-from astra_operator.manifests.job import Work
+from astra_operator.manifests.job import Work, pod_template
 from astra_operator.manifests.pool import Pool
+from astra_operator.manifests.templates import merged
+from astra_operator.permits import secret_problems, template_problems
+from astra_operator.policy import SecretUse
 from astra_operator.runs import SYNTHESIS_PHASES, Plan
 
 _VOLUME = "/volume"
@@ -18,17 +22,24 @@ _RETRIES = 3
 _RESOURCES = {"requests": {"cpu": "200m", "memory": "512Mi"}, "limits": {"cpu": "2", "memory": "4Gi"}}
 
 
-def unrunnable(run: SynthesisRun) -> list[Problem]:
-    """What is wrong with a run on a cluster that is right with it elsewhere."""
-    wanted = run.spec.environments
-    if wanted is None or wanted.source.path is None or run.spec.volume is not None:
-        return []
-    message = "a Job finds it on a volume only: give spec.volume.claimName, to which the path is relative"
-    return [Problem("spec.environments.source.path", message)]
+def unrunnable(run: SynthesisRun, farm: Farm) -> list[Problem]:
+    """What is wrong with a run on a cluster that is right with it elsewhere, and what its farm does not allow."""
+    settings, wanted, problems = farm.settings, run.spec.environments, []
+    if wanted is not None and wanted.source.path is not None and run.spec.volume is None:
+        message = "a Job finds it on a volume only: give spec.volume.claimName, to which the path is relative"
+        problems.append(Problem("spec.environments.source.path", message))
+    work = synthesis_plan(run, Owner(run.kind, run.metadata.name, run.metadata.namespace or ""), farm).work
+    bare, default = pod_template(replace(work, template={})), settings.pod_defaults.synthesis
+    problems += template_problems(run.spec.pod_template, "spec.podTemplate", bare, settings, default)
+    endpoints = {"teacher": run.spec.teacher, "judge": run.spec.judge}
+    keys = {part: endpoint.api_key_secret for part, endpoint in endpoints.items() if endpoint is not None}
+    uses = [SecretUse(f"spec.{part}.apiKeySecret.name", key.name) for part, key in keys.items() if key is not None]
+    return problems + secret_problems(uses, settings)
 
 
 def synthesis_plan(run: SynthesisRun, owner: Owner, farm: Farm) -> Plan:
     """`run` as it was accepted. Its sandboxes check what it makes; the operator checks it again once it exists."""
+    defaults = farm.settings.pod_defaults
     pool = Pool(
         owner=owner,
         image=farm.settings.sandbox_image,
@@ -38,6 +49,8 @@ def synthesis_plan(run: SynthesisRun, owner: Owner, farm: Farm) -> Plan:
         runtime_class=farm.settings.runtime_class,
         policy_version=farm.policy_version,
         egress_targets=farm.settings.canary_targets,
+        monitoring=farm.settings.monitoring,
+        template=merged(defaults.sandboxes, None),
     )
     rules = (
         {"apiGroups": [GROUP], "resources": ["environments"], "verbs": ["create"]},
@@ -66,6 +79,9 @@ def synthesis_plan(run: SynthesisRun, owner: Owner, farm: Farm) -> Plan:
         volumes=({"name": "volume", "persistentVolumeClaim": {"claimName": volume.claim_name}},) if volume else (),
         mounts=({"name": "volume", "mountPath": _VOLUME},) if volume else (),
         variables=place,
+        deadline_seconds=run.spec.active_deadline_seconds,
+        pod_failure_policy=farm.pod_failure_policy,
+        template=merged(defaults.synthesis, run.spec.pod_template),
     )
     return Plan(
         pool=pool,

@@ -11,12 +11,14 @@ from typing import Any
 from astra_api.canonical import canonical_json
 from astra_api.environment import Environment
 from astra_api.kube import SECRET, Kube
+from astra_api.pod_costs import containment_of, pod_resources
 from astra_operator.carrying_out import carry_out, create_certificates, read_certificates
 from astra_operator.drift import mended
 from astra_operator.farm import Farm
 from astra_operator.manifests.certificates import renewal_due
 from astra_operator.manifests.identity import DEPLOYMENT, Owner
 from astra_operator.manifests.pool import STATEFUL_SET, Pool, pool_objects
+from astra_operator.manifests.templates import merged
 from astra_operator.pool_view import PoolView, is_ready, view
 from astra_operator.settings import PORT
 from astra_sandbox.client import Retry, SandboxClient
@@ -124,6 +126,7 @@ class VerificationPool:
 
     def _pool(self, certificates: str) -> Pool:
         settings = self._farm.settings
+        wanted = pod_resources(containment_of(settings.runtime_class), _CAPACITY)
         return Pool(
             owner=self.owner,
             image=settings.sandbox_image,
@@ -135,6 +138,9 @@ class VerificationPool:
             policy_version=self._farm.policy_version,
             certificates_digest=certificates,
             egress_targets=settings.canary_targets,
+            resources={**wanted, **settings.verifier_resources},
+            monitoring=settings.monitoring,
+            template=merged(settings.pod_defaults.verification, None),
         )
 
 

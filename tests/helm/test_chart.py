@@ -35,8 +35,19 @@ EVERYTHING: Object = {
     },
     "serviceAccount": {"annotations": {"note": "three"}},
     "runtimeClass": {"create": True, "nodeSelector": {"pool": "gvisor"}},
-    "networkPolicy": {"metricsFrom": [{"namespaceSelector": {}}]},
+    "networkPolicy": {"metricsFrom": [{"namespaceSelector": {}}], "egressPorts": [16443]},
+    "podDefaults": {
+        "trainer": {"spec": {"priorityClassName": "low", "env": [{"name": "PLACE", "value": "$(HOME)/there"}]}},
+        "sandboxes": {"metadata": {"labels": {"cost": "lab"}}, "spec": {"tolerations": [{"operator": "Exists"}]}},
+        "synthesis": {"spec": {"imagePullSecrets": [{"name": "pull"}]}},
+        "verification": {"spec": {"nodeSelector": {"pool": "gvisor"}}},
+    },
+    "policy": {"allowedImages": ["registry.example/team/*"], "allowedSecrets": ["run-*", "hub"]},
+    "sandboxes": {"metricsFrom": [{"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}]},
+    "tracing": {"endpoint": "http://10.0.0.9:4318", "peers": [{"podSelector": {"matchLabels": {"app": "otel"}}}]},
+    "kuberay": {"namespace": "kuberay", "authToken": False},
     "metrics": {
+        "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
         "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
         "alerts": {"enabled": True, "labels": {"release": "prometheus"}},
         "dashboard": {"enabled": True},
@@ -47,7 +58,7 @@ EVERYTHING: Object = {
     },
 }  # fmt: skip
 VALUES = {"defaults": {}, "everything": EVERYTHING}
-_FOREIGN = ("ServiceMonitor", "PrometheusRule")  # kinds that Kubernetes does not define
+_FOREIGN = ("ServiceMonitor", "PodMonitor", "PrometheusRule")  # kinds that Kubernetes does not define
 
 
 def _of(objects: list[Object], kind: str, name: str = "") -> Object:
@@ -93,6 +104,14 @@ def test_versions_are_those_of_the_server(template: Render, flags: tuple[str, ..
         ("teacher.gpus", -1),
         ("operator.canaryTargets", ["no-port"]),
         ("operator.resources.limit", {}),
+        ("operator.scope", "team"),
+        ("podDefaults.trainer.nodeSelector", {"pool": "gpu"}),
+        ("podDefaults.sandbox", {}),
+        ("policy.allowedImages", ["a,b"]),
+        ("sandboxes.metricsFrom", [{}]),
+        ("tracing.endpoint", "http://collector.monitoring.svc:4318"),
+        ("kuberay.authToken", "yes"),
+        ("networkPolicy.egressPorts", []),
     ],
 )
 def test_bad_values_are_refused_by_name(helm: Any, path: str, value: Any) -> None:
@@ -119,9 +138,9 @@ def test_every_value_is_in_the_schema_and_in_the_table() -> None:
             yield from ((name, *rest) for rest in given(inner))
 
     values = yaml.safe_load((CHART / "values.yaml").read_text())
-    free = {("resources", "limits"), ("resources", "requests")}
+    free = {(name, part) for name in ("resources", "verifierResources") for part in ("limits", "requests")}
     allowed = {path for path in keys(schema) if path[-2:] not in free and path != ("global",)}
-    leaves = {path for path in given(values) if not {"resources", "labels"} & set(path[:-1])}
+    leaves = {path for path in given(values) if not {"resources", "verifierResources", "labels"} & set(path[:-1])}
     assert allowed == leaves
 
     found = importlib.util.spec_from_file_location("chart_values", ROOT / "scripts" / "chart_values.py")
@@ -167,7 +186,8 @@ def test_pods_are_restricted(template: Render, values: Object) -> None:
 
 def test_the_operator_is_told_all_that_it_reads(template: Render) -> None:
     container = _of(template(EVERYTHING), "Deployment", "operator")["spec"]["template"]["spec"]["containers"][0]
-    told = {variable["name"]: variable.get("value") for variable in container["env"]}
+    told = {variable["name"]: variable.get("value", "").replace("$$", "$") for variable in container["env"]}
+    assert "$$(HOME)" in next(each["value"] for each in container["env"] if each["name"] == "ASTRA_POD_DEFAULTS")
     read = set(re.findall(r"ASTRA_\w+", inspect.getsource(settings)))
     assert set(told) - {"HOME"} == read
     made = settings.OperatorSettings.of_environment({**told, "ASTRA_NAMESPACE": "astra"})
@@ -178,6 +198,19 @@ def test_the_operator_is_told_all_that_it_reads(template: Render) -> None:
     assert made.image_of_trainer("verl", 8) == "astra-farm-trainer-verl:0.1.0"
     assert made.runtime_class == "gvisor"
     assert made.canary_targets == ("10.0.0.1:443",)
+    assert made.pod_defaults.trainer.spec.priority_class_name == "low"
+    assert made.pod_defaults.sandboxes.metadata.labels == {"cost": "lab"}
+    assert [secret.name for secret in made.pod_defaults.synthesis.spec.image_pull_secrets] == ["pull"]
+    assert made.pod_defaults.verification.spec.node_selector == {"pool": "gvisor"}
+    assert made.verifier_resources == {"requests": {"cpu": "100m", "memory": "512Mi"}}
+    assert made.allowed_images == ("registry.example/team/*",)
+    assert made.allowed_secrets == ("run-*", "hub")
+    assert made.monitoring == settings.Monitoring(
+        ({"namespaceSelector": {"matchLabels": {"team": "monitoring"}}},),
+        "http://10.0.0.9:4318",
+        ({"podSelector": {"matchLabels": {"app": "otel"}}},),
+    )
+    assert made.kuberay == settings.KubeRay("kuberay", token=False)
     pod = _of(template(EVERYTHING), "Deployment", "operator")["spec"]["template"]["metadata"]["labels"]
     assert dict(made.operator_labels).items() <= pod.items()
 
@@ -234,7 +267,8 @@ def test_rights_are_no_more_than_that(template: Render) -> None:
         "clusterrolebindings",
     }
     writes = {(group, resource) for group, resource, verb in rules if verb not in ("get", "list", "watch")}
-    assert ("", "pods") not in writes
+    assert not {verb for group, resource, verb in rules if (group, resource) == ("", "pods")} & {"create", "delete"}
+    assert not {resource for group, resource in writes if group == "kueue.x-k8s.io"}
     assert ("", "secrets", "list") not in rules
 
 
@@ -243,6 +277,63 @@ def test_watched_namespaces_limit_the_rights(template: Render) -> None:
     assert not [body for body in objects if body["kind"] == "ClusterRoleBinding"]
     served = {body["metadata"]["namespace"] for body in objects if body["kind"] == "RoleBinding"}
     assert served == {"team-a", "astra"}
+
+
+_OF_THE_CLUSTER = {"ClusterRole", "ClusterRoleBinding", "RuntimeClass", "CustomResourceDefinition", "PriorityClass"}
+
+
+@pytest.mark.parametrize(("watched", "served"), [([], {"astra"}), (["team-a"], {"team-a", "astra"})])
+def test_a_namespaced_installation_makes_nothing_of_the_cluster(
+    template: Render, watched: list[str], served: set[str]
+) -> None:
+    everything = copy.deepcopy(EVERYTHING) | {"crds": {"enabled": False}, "runtimeClass": {"create": False}}
+    everything["operator"] |= {"scope": "namespace", "watchNamespaces": watched}
+    objects = template(everything)
+    assert not {body["kind"] for body in objects} & _OF_THE_CLUSTER
+    assert {body["metadata"]["namespace"] for body in objects if body["kind"] == "RoleBinding"} == served
+    assert {body["metadata"]["namespace"] for body in objects} <= served
+    container = _of(objects, "Deployment", "operator")["spec"]["template"]["spec"]["containers"][0]
+    (told,) = (each["value"] for each in container["env"] if each["name"] == "ASTRA_WATCH_NAMESPACES")
+    assert told == (",".join(watched) or "astra"), "else it would ask for all, and be refused"
+    assert _of(objects, "PodMonitor")["spec"]["namespaceSelector"]["matchNames"] == [*watched, "astra"]
+    assert [
+        body["kind"] for body in template({"operator": {"scope": "namespace"}}) if body["kind"] in _OF_THE_CLUSTER
+    ] == ["CustomResourceDefinition"] * 3
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"operator": {"scope": "namespace"}, "runtimeClass": {"create": True}}, "runtimeClass.create"),
+        ({"metrics": {"podMonitor": {"enabled": True}}}, "sandboxes.metricsFrom"),
+        ({"tracing": {"endpoint": "http://10.0.0.9:4318"}}, "tracing.peers"),
+        ({"tracing": {"peers": [{"podSelector": {}}]}}, "tracing.endpoint"),
+    ],
+)
+def test_values_that_contradict_each_other_are_refused(helm: Any, values: Object, words: str) -> None:
+    done = helm("template", "farm", str(CHART), "-f", "-", stdin=yaml.safe_dump(values))
+    assert done.returncode != 0
+    assert words in done.stderr
+
+
+def test_the_operator_reaches_the_api_server_at_the_ports_given(template: Render) -> None:
+    def ports(values: Object) -> list[int]:
+        policy = _of(template(values), "NetworkPolicy", "operator")
+        return [each["port"] for each in policy["spec"]["egress"][0]["ports"] if each["port"] != 53]
+
+    assert ports({}) == [443, 6443]
+    assert ports({"networkPolicy": {"egressPorts": [16443]}}) == [16443]
+
+
+def test_a_pod_monitor_finds_the_port_of_sandbox_pods(template: Render) -> None:
+    spec = _of(template(EVERYTHING | {"operator": {}}), "PodMonitor")["spec"]
+    peers = settings.Monitoring(metrics_from=({"podSelector": {}},))
+    owner = identity.Owner("TrainingRun", "tiny", "lab", "u")
+    made = pool.pod_template(pool.Pool(owner, "i", "Never", 1, {}, monitoring=peers))
+    assert spec["selector"]["matchLabels"].items() <= made["metadata"]["labels"].items()
+    (endpoint,) = spec["podMetricsEndpoints"]
+    assert endpoint["port"] in [each["name"] for each in made["spec"]["containers"][0]["ports"]]
+    assert spec["namespaceSelector"] == {"any": True}
 
 
 def test_a_digest_counts_before_a_tag(template: Render) -> None:

@@ -196,18 +196,18 @@ def test_a_synthesis_reads_and_keeps_on_its_volume() -> None:
     assert {"name": "volume", "mountPath": "/volume"} in container["volumeMounts"]
     told = {each["name"]: each.get("value") for each in container["env"]}
     assert (told["ASTRA_FILES"], told["ASTRA_OUT"]) == ("/volume", "/volume/tables")
-    assert unrunnable(run) == []
+    assert unrunnable(run, FARM) == []
 
 
 def test_a_path_that_no_job_could_read_is_refused_by_its_field() -> None:
     body = synthesis_run(environments={"source": {"type": "tables", "path": "pack.yaml"}}).model_dump(
         mode="json", by_alias=True, exclude_none=True
     )
-    refused = admit(SynthesisRun, body, None)
+    refused = admit(SynthesisRun, body, None, FARM)
     assert refused.run is None
     assert [problem.field for problem in refused.problems] == ["spec.environments.source.path"]
     body["spec"]["volume"] = {"claimName": "runs"}
-    assert admit(SynthesisRun, body, None).problems == []
+    assert admit(SynthesisRun, body, None, FARM).problems == []
 
 
 kinds = st.sampled_from(["Environment", "SynthesisRun", "TrainingRun"])

@@ -10,7 +10,7 @@ import jsonschema_rs
 import kubernetes_validate
 import pytest
 import yaml
-from farms import NAMESPACE, census, environment_body, owner, plan, training_run
+from farms import FARM, NAMESPACE, census, environment_body, owner, plan, training_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import NOW, World
@@ -57,6 +57,7 @@ CLUSTER = _object(
     {
         "headGroupSpec": HEAD, "workerGroupSpecs": {"type": "array", "items": WORKERS},
         "rayVersion": {"type": "string", "pattern": r"^\d+\.\d+\.\d+$"}, "enableInTreeAutoscaling": {"type": "boolean"},
+        "authOptions": _object(["mode"], {"mode": {"enum": ["token", "disabled"]}}),  # since 1.5.1
     },
 )  # fmt: skip
 RAY_JOB_SPEC = _object(
@@ -208,16 +209,27 @@ def test_nodes_reach_the_sandboxes_and_each_other_and_kuberay_the_head() -> None
         assert all(_admits(own, {**own_labels, **added}, port) for port in (6379, 8265, 40000))
     other = Owner("TrainingRun", "other", NAMESPACE, "u").labels("trainer")
     kuberay = {"app.kubernetes.io/component": "kuberay-operator", "app.kubernetes.io/name": "kuberay-operator"}
-    assert _admits(own, kuberay, 8265)
-    assert not _admits(own, kuberay, 6379)
+    assert _admits(own, kuberay, 8265, "ray-system")
+    assert not _admits(own, kuberay, 6379, "ray-system")
+    assert not _admits(own, kuberay, 8265, "stranger"), (
+        "anyone can give a pod KubeRay's labels in a namespace of theirs"
+    )
+    assert not _admits(own, kuberay, 8265)
     for stranger in (other, run.work.owner.labels("sandbox"), {}):
         assert not _admits(own, stranger, 8265), "a Ray head obeys whoever reaches it"
     assert own["policyTypes"] == ["Ingress"]
 
 
-def _admits(policy: Object, labels: dict[str, str], port: int) -> bool:
+def _admits(policy: Object, labels: dict[str, str], port: int, namespace: str = NAMESPACE) -> bool:
+    """As a network that enforces policies decides for a pod with these labels; the policy is of `lab`."""
+    names = {"kubernetes.io/metadata.name": namespace}
     return any(
         peer["podSelector"]["matchLabels"].items() <= labels.items()
+        and (
+            peer["namespaceSelector"].get("matchLabels", {}).items() <= names.items()
+            if "namespaceSelector" in peer
+            else namespace == NAMESPACE
+        )
         for rule in policy["ingress"]
         if port in [each["port"] for each in rule.get("ports", [])] or "ports" not in rule
         for peer in rule["from"]
@@ -228,7 +240,7 @@ def test_the_ray_job_of_the_example() -> None:
     """Qwen3-32B on four nodes. To write it anew: delete the file, and run this test twice."""
     run = load_manifests([ROOT / "examples" / "train-qwen3-32b.yaml"])[0].resource
     assert isinstance(run, TrainingRun)
-    assert unrunnable(run) == []
+    assert unrunnable(run, FARM) == []
     made = yaml.safe_dump(json.loads(json.dumps(ray_job(run))), sort_keys=False, width=120)  # without YAML's anchors
     if not GOLDEN.exists():
         GOLDEN.write_text(made)
@@ -245,9 +257,9 @@ def test_one_node_is_a_job_with_shared_memory_and_room_to_spill() -> None:
     template = manifest["spec"]["template"]
     (container,) = template["spec"]["containers"]
     assert container["command"] == ["python", "-m", "astra_trainer.cluster_run"]
-    assert container["resources"]["limits"] == {"memory": "1024Gi", "nvidia.com/gpu": "8"}
+    assert container["resources"]["limits"] == {"memory": "1Ti", "nvidia.com/gpu": "8"}
     shared = mounts(template)["/dev/shm"]["emptyDir"]
-    assert shared == {"medium": "Memory", "sizeLimit": "1024Gi"}, "it counts as the container's memory"
+    assert shared == {"medium": "Memory", "sizeLimit": "1Ti"}, "it counts as the container's memory"
     assert mounts(template)["/tmp"]["emptyDir"]["sizeLimit"] == "64Gi"
     (policy,) = (made.manifest for made in planned(verl(trainer={"gpusPerNode": 8})).extra)
     assert len(policy["spec"]["ingress"]) == 1, "no KubeRay has business there"
@@ -311,7 +323,7 @@ def test_the_image_is_chosen_by_engine_and_gpus(changes: Object, image: str) -> 
 )
 def test_what_cannot_run_here_is_refused_by_field(changes: Object, field: str, fix: str) -> None:
     body = _body(training_run(**changes))
-    admitted = admit(TrainingRun, body, None)
+    admitted = admit(TrainingRun, body, None, FARM)
     assert admitted.run is None
     assert not admitted.begun
     (problem,) = admitted.problems
@@ -335,20 +347,20 @@ def test_what_cannot_run_here_is_refused_by_field(changes: Object, field: str, f
 )
 def test_what_can_run_is_admitted(changes: Object) -> None:
     run = training_run(**changes)
-    admitted = admit(TrainingRun, _body(run), None)
+    admitted = admit(TrainingRun, _body(run), None, FARM)
     assert (admitted.run, admitted.problems, admitted.begun) == (run, [], False)
 
 
 def test_a_run_that_has_begun_does_not_change_to_what_cannot_run() -> None:
     begun = verl(trainer={"gpusPerNode": 8}, checkpoint={})
     larger = verl(trainer={"nodes": 4, "gpusPerNode": 8}, checkpoint={}, suspend=True)
-    admitted = admit(TrainingRun, _body(larger), begun)
+    admitted = admit(TrainingRun, _body(larger), begun, FARM)
     assert admitted.begun
     assert [problem.field for problem in admitted.problems] == ["spec.checkpoint"]
     assert isinstance(admitted.run, TrainingRun)
     assert admitted.run.spec == begun.spec.model_copy(update={"suspend": True})
     mended = verl(trainer={"nodes": 4, "gpusPerNode": 8}, checkpoint={"size": "1Ti"})
-    admitted = admit(TrainingRun, _body(mended), begun)
+    admitted = admit(TrainingRun, _body(mended), begun, FARM)
     assert admitted.problems == []
     assert isinstance(admitted.run, TrainingRun)
     assert admitted.run.spec == mended.spec

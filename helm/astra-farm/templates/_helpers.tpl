@@ -55,6 +55,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
+{{/* The namespaces that it serves, as JSON; none: all. */}}
+{{- define "astra-farm.watched" -}}
+{{- $own := ternary (list .Release.Namespace) (list) (eq .Values.operator.scope "namespace") }}
+{{- ternary .Values.operator.watchNamespaces $own (not (empty .Values.operator.watchNamespaces)) | toJson }}
+{{- end }}
+
 {{- define "astra-farm.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 65532

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from astra_api.kube import ENVIRONMENT, SYNTHESIS_RUN, TRAINING_RUN, Kind
+from astra_operator.manifests.templates import MANAGED_BY
 from astra_operator.settings import MANAGER
 
-MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGED = f"{MANAGED_BY}={MANAGER}"  # the selector of all that the operator makes
 OWNER = "astra.farm/owner"  # label: the base name of the owner, unique in its namespace
 OWNED_BY = "astra.farm/owned-by"  # annotation: Kind/name

@@ -10,7 +10,9 @@ from astra_operator.actions import Apply
 from astra_operator.manifests.identity import OWNED_BY, OWNER_UID, Owner
 from astra_operator.manifests.pods import SCRATCH_MOUNT, container_security, environment, pod_security, scratch
 from astra_operator.manifests.pool import CERTIFICATES, CLIENT_FILES, NETWORK_POLICY, Pool, certificates_volume
-from astra_operator.settings import PullPolicy
+from astra_operator.manifests.quantities import canonical_quantity, canonical_resources
+from astra_operator.manifests.templates import OWN_FOLDER, Template, apply_template
+from astra_operator.settings import KubeRay, PullPolicy
 
 JOB = Kind("batch/v1", "Job", "jobs")
 RAY_JOB = Kind("ray.io/v1", "RayJob", "rayjobs")
@@ -24,14 +26,17 @@ QUEUE = f"{KUEUE}queue-name"
 GATE = "astra.farm/sandboxes"  # scheduling gate: closed until the run's sandboxes serve
 RAY_VERSION = "2.60.0"  # of requirements/verl-gpu.txt: KubeRay goes by it, as by what Ray offers
 RUN_FILE = "run.json"
-RUN_FOLDER = "/etc/astra/run"
-GPU = "nvidia.com/gpu"
+RUN_FOLDER = f"{OWN_FOLDER}/run"
+BAD_INPUT = 2  # the exit code of what the user must mend: trying again is no use
+NVIDIA = "nvidia.com/gpu"
+OBJECT_STORE = f"{OWN_FOLDER}/object-store"  # the files of the Secret with its credentials
 SHARED = "ReadWriteMany"
 _RAY_SCRATCH = "64Gi"  # Ray's logs and what its object store spills, kernels that are compiled
 # Places for workers, not cores: verl reserves up to ten beside each GPU, and some of its workers wait for others.
 _CPUS, _CPUS_PER_GPU = 16, 12
 _DASHBOARD = 8265  # where a Ray head takes jobs
 _KUBERAY = {"app.kubernetes.io/component": "kuberay-operator"}  # labels that KubeRay's chart and manifests give it
+_NAMESPACE = "kubernetes.io/metadata.name"  # label of every namespace since Kubernetes 1.21
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Work:
     resources: dict[str, Any]
     retries: int
     gpus: int = 0  # of each node
+    accelerator: str = NVIDIA  # the resource name of the GPUs
     nodes: int = 1
     ray: bool = False  # whether Ray runs in its pods: engine verl
     queue_labels: Mapping[str, str] = field(default_factory=dict)  # Kueue's, of the run
@@ -57,6 +63,12 @@ class Work:
     secret_environment: tuple[dict[str, Any], ...] = ()
     grace_seconds: int = 120  # to end the step under way
     variables: dict[str, str] = field(default_factory=dict)
+    store_secret: str | None = None  # of the object store: its keys are variables and files of the pod that has rights
+    capabilities: tuple[str, ...] = ()
+    deadline_seconds: int | None = None
+    pod_failure_policy: bool = False  # whether the server knows a Job's
+    kuberay: KubeRay = field(default_factory=KubeRay)
+    template: Template = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -100,19 +112,25 @@ def job_object(work: Work) -> Apply:
     metadata["annotations"] = {**work.queue_annotations, **metadata["annotations"]}
     if work.nodes > 1:
         return Apply(RAY_JOB, _ray_job(work, metadata))
-    template = _template(work, work.command, rights=True)
+    template = pod_template(work)
     template["spec"]["restartPolicy"] = "Never"
-    spec = {"backoffLimit": work.retries, "template": template, **_held_back(work)}
+    spec: dict[str, Any] = {"backoffLimit": work.retries, "template": template, **_deadline(work), **_held_back(work)}
+    if work.pod_failure_policy:
+        spec["podFailurePolicy"] = {"rules": _failure_rules(work)}
     return Apply(JOB, {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec})
 
 
-def claim_object(owner: Owner, size: str, nodes: int = 1, *, retain: bool = False) -> Apply:
+def claim_object(
+    owner: Owner, size: str, nodes: int = 1, storage_class: str | None = None, *, retain: bool = False
+) -> Apply:
     """The volume of a run that asks for a size and names no claim of its own; all nodes write to it.
 
     One that is retained has no owner that it would be collected with; an annotation says whose it is.
     """
     mode = "ReadWriteOnce" if nodes == 1 else SHARED
-    spec = {"accessModes": [mode], "resources": {"requests": {"storage": size}}}
+    spec = {"accessModes": [mode], "resources": {"requests": {"storage": canonical_quantity(size)}}}
+    if storage_class is not None:
+        spec["storageClassName"] = storage_class
     metadata = owner.metadata(owner.base, "trainer")
     metadata["annotations"] |= {OWNER_UID: owner.uid or ""}
     if retain:
@@ -120,12 +138,29 @@ def claim_object(owner: Owner, size: str, nodes: int = 1, *, retain: bool = Fals
     return Apply(CLAIM, {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec})
 
 
+def pod_template(work: Work) -> Template:
+    """Of the pod that runs the command."""
+    return _template(work, work.command, rights=True)
+
+
+def _deadline(work: Work) -> dict[str, int]:
+    return {"activeDeadlineSeconds": work.deadline_seconds} if work.deadline_seconds is not None else {}
+
+
+def _failure_rules(work: Work) -> list[dict[str, Any]]:
+    """Bad input ends the Job at once; a pod that the cluster took away counts as no failure."""
+    codes = {"containerName": work.role, "operator": "In", "values": [BAD_INPUT]}
+    disrupted = {"type": "DisruptionTarget", "status": "True"}
+    return [{"action": "FailJob", "onExitCodes": codes}, {"action": "Ignore", "onPodConditions": [disrupted]}]
+
+
 def ray_policy(work: Work) -> Apply:
     """Who may reach the pods of a run in which Ray and vLLM listen, and obey whoever asks: each other, and KubeRay."""
     owner = work.owner
     ingress: list[dict[str, Any]] = [{"from": [{"podSelector": {"matchLabels": owner.labels(work.role)}}]}]
     if work.nodes > 1:
-        kuberay = {"namespaceSelector": {}, "podSelector": {"matchLabels": _KUBERAY}}
+        namespace = {"matchLabels": {_NAMESPACE: work.kuberay.namespace}}
+        kuberay = {"namespaceSelector": namespace, "podSelector": {"matchLabels": _KUBERAY}}
         ingress.append({"from": [kuberay], "ports": [{"port": _DASHBOARD, "protocol": "TCP"}]})
     manifest = {
         "apiVersion": NETWORK_POLICY.api_version,
@@ -152,19 +187,21 @@ def _template(work: Work, command: tuple[str, ...] | None, *, rights: bool) -> d
         **({"schedulingGates": [{"name": GATE}]} if work.queue else {}),
         "terminationGracePeriodSeconds": work.grace_seconds,
         "securityContext": pod_security(),
-        "containers": [_container(work, command)],
+        "containers": [_container(work, command, work.store_secret if rights else None)],
         "volumes": [
             scratch(_RAY_SCRATCH) if work.ray else scratch(),
             {"name": "run", "configMap": {"name": work.name, "items": [{"key": RUN_FILE, "path": RUN_FILE}]}},
             certificates_volume(work.pool.secret, CLIENT_FILES),
             *([_shared_memory(work)] if work.ray else []),
+            *([_store_files(work.store_secret)] if work.store_secret and rights else []),
             *work.volumes,
         ],
     }
-    return {"metadata": metadata, "spec": spec}
+    return apply_template({"metadata": metadata, "spec": spec}, work.template)
 
 
-def _container(work: Work, command: tuple[str, ...] | None) -> dict[str, Any]:
+def _container(work: Work, command: tuple[str, ...] | None, store: str | None) -> dict[str, Any]:
+    """`store`: the Secret of the object store, where the pod is the one that copies to it."""
     variables = environment(
         ASTRA_RUN_FILE=f"{RUN_FOLDER}/{RUN_FILE}",
         ASTRA_SANDBOXES=",".join(work.pool.addresses),
@@ -172,23 +209,25 @@ def _container(work: Work, command: tuple[str, ...] | None) -> dict[str, Any]:
         ASTRA_RUN_UID=work.owner.uid or "",
         **work.variables,
     )
-    resources = work.resources
+    resources = canonical_resources(work.resources)
     if work.gpus:
-        resources = resources | {"limits": {**resources.get("limits", {}), GPU: str(work.gpus)}}
+        resources["limits"] = {**resources.get("limits", {}), work.accelerator: str(work.gpus)}
     return {
         "name": work.role,
         "image": work.image,
         "imagePullPolicy": work.pull_policy,
         **({"command": list(command)} if command else {}),
         "env": [*variables, *work.secret_environment],
+        **({"envFrom": [{"secretRef": {"name": store}}]} if store else {}),
         "terminationMessagePolicy": "FallbackToLogsOnError",  # why it failed, for the run's condition
-        "securityContext": container_security(),
+        "securityContext": container_security(*work.capabilities),
         "resources": resources,
         "volumeMounts": [
             SCRATCH_MOUNT,
             {"name": "run", "mountPath": RUN_FOLDER, "readOnly": True},
             {"name": "tls", "mountPath": CERTIFICATES, "readOnly": True},
             *([{"name": "shm", "mountPath": "/dev/shm"}] if work.ray else []),
+            *([{"name": "object-store", "mountPath": OBJECT_STORE, "readOnly": True}] if store else []),
             *work.mounts,
         ],
     }
@@ -198,7 +237,12 @@ def _shared_memory(work: Work) -> dict[str, Any]:
     """For Ray's object store, vLLM and NCCL. It is the container's own memory, so that is its bound."""
     found = [work.resources.get(kind, {}).get("memory") for kind in ("limits", "requests")]
     bound = next((size for size in found if size), None)
-    return {"name": "shm", "emptyDir": {"medium": "Memory"} | ({"sizeLimit": str(bound)} if bound else {})}
+    size = {"sizeLimit": canonical_quantity(str(bound))} if bound else {}
+    return {"name": "shm", "emptyDir": {"medium": "Memory"} | size}
+
+
+def _store_files(secret: str) -> dict[str, Any]:
+    return {"name": "object-store", "secret": {"secretName": secret, "defaultMode": 0o440}}
 
 
 def _held_back(work: Work) -> dict[str, Any]:
@@ -227,8 +271,10 @@ def _ray_job(work: Work, metadata: dict[str, Any]) -> dict[str, Any]:
             "shutdownAfterJobFinishes": True,
             "submissionMode": "HTTPMode",
             **_held_back(work),
+            **_deadline(work),
             "rayClusterSpec": {
                 "rayVersion": RAY_VERSION,
+                **({"authOptions": {"mode": "token"}} if work.kuberay.token else {}),
                 "headGroupSpec": {
                     "rayStartParams": {"dashboard-host": "0.0.0.0", **start},
                     "template": _template(work, None, rights=True),

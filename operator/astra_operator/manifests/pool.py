@@ -13,7 +13,9 @@ from astra_api.pod_costs import containment_of, pod_resources
 from astra_operator.actions import Apply
 from astra_operator.manifests.identity import OWNED_BY, Owner
 from astra_operator.manifests.pods import SCRATCH_MOUNT, container_security, environment, pod_security, scratch
-from astra_operator.settings import PORT, PullPolicy
+from astra_operator.manifests.quantities import canonical_resources
+from astra_operator.manifests.templates import OWN_FOLDER, Template, apply_template
+from astra_operator.settings import METRICS_PORT, PORT, Monitoring, PullPolicy
 
 STATEFUL_SET = Kind("apps/v1", "StatefulSet", "statefulsets")
 SERVICE = Kind("v1", "Service", "services")
@@ -21,7 +23,7 @@ NETWORK_POLICY = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"
 CANARY = "canary"  # the init container that looks whether egress is refused
 _CANARY_RESOURCES = {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"cpu": "500m", "memory": "128Mi"}}
 _DRAIN_SECONDS = 25
-CERTIFICATES = "/etc/astra/tls"
+CERTIFICATES = f"{OWN_FOLDER}/tls"
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,13 @@ class Pool:
     clients: dict[str, str]  # labels of the pods in its namespace that may connect
     runtime_class: str | None = "gvisor"
     capacity: int = 64  # sessions of a pod
-    resources: dict[str, Any] = field(default_factory=dict)  # as many as the capacity wants, unless given
+    resources: Mapping[str, Any] = field(default_factory=dict)  # as many as the capacity wants, unless given
     policy_version: str = "policy/v1"
     certificates_digest: str = ""  # new certificates replace the pods
     egress_targets: tuple[str, ...] = ()  # host:port that the canary tries besides the API server and DNS
     queue_labels: Mapping[str, str] = field(default_factory=dict)  # Kueue's: the pool counts against the same quota
+    monitoring: Monitoring = field(default_factory=Monitoring)
+    template: Template = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -103,20 +107,25 @@ def _service(pool: Pool) -> dict[str, Any]:
 
 
 def _network_policy(pool: Pool) -> dict[str, Any]:
+    """Its clients may reach its port, whoever may scrape it the metrics, and it may reach the collector of traces."""
+    clients = [{"podSelector": {"matchLabels": pool.clients}}]
+    ingress = [{"from": clients, "ports": [{"port": PORT, "protocol": "TCP"}]}]
+    if pool.monitoring.metrics_from:
+        scrapers = list(pool.monitoring.metrics_from)
+        ingress.append({"from": scrapers, "ports": [{"port": METRICS_PORT, "protocol": "TCP"}]})
+    spec: dict[str, Any] = {
+        "podSelector": {"matchLabels": pool.owner.labels("sandbox")},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": ingress,
+    }
+    if pool.monitoring.tracing_endpoint:
+        collector = [{"port": pool.monitoring.tracing_port, "protocol": "TCP"}]
+        spec["egress"] = [{"to": list(pool.monitoring.tracing_peers), "ports": collector}]
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "metadata": pool.owner.metadata(pool.name, "sandbox"),
-        "spec": {
-            "podSelector": {"matchLabels": pool.owner.labels("sandbox")},
-            "policyTypes": ["Ingress", "Egress"],
-            "ingress": [
-                {
-                    "from": [{"podSelector": {"matchLabels": pool.clients}}],
-                    "ports": [{"port": PORT, "protocol": "TCP"}],
-                }
-            ],
-        },
+        "spec": spec,
     }
 
 
@@ -130,10 +139,6 @@ def _disruption_budget(pool: Pool) -> dict[str, Any]:
 
 
 def _stateful_set(pool: Pool) -> dict[str, Any]:
-    labels = pool.owner.labels("sandbox")
-    annotations = {OWNED_BY: f"{pool.owner.kind}/{pool.owner.name}"}
-    if pool.certificates_digest:
-        annotations["astra.farm/certificates"] = pool.certificates_digest
     metadata = pool.owner.metadata(pool.name, "sandbox")
     metadata["labels"] = {**pool.queue_labels, **metadata["labels"]}
     return {
@@ -144,10 +149,19 @@ def _stateful_set(pool: Pool) -> dict[str, Any]:
             "replicas": pool.replicas,
             "serviceName": pool.name,
             "podManagementPolicy": "Parallel",
-            "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels, "annotations": annotations}, "spec": _pod(pool)},
+            "selector": {"matchLabels": pool.owner.labels("sandbox")},
+            "template": pod_template(pool),
         },
     }
+
+
+def pod_template(pool: Pool) -> Template:
+    """Of a sandbox pod."""
+    annotations = {OWNED_BY: f"{pool.owner.kind}/{pool.owner.name}"}
+    if pool.certificates_digest:
+        annotations["astra.farm/certificates"] = pool.certificates_digest
+    metadata = {"labels": pool.owner.labels("sandbox"), "annotations": annotations}
+    return apply_template({"metadata": metadata, "spec": _pod(pool)}, pool.template)
 
 
 def _pod(pool: Pool) -> dict[str, Any]:
@@ -176,23 +190,31 @@ def _canary(pool: Pool) -> dict[str, Any]:
 
 
 def _server(pool: Pool) -> dict[str, Any]:
+    resources = pool.resources or pod_resources(containment_of(pool.runtime_class), pool.capacity)
     files = [f"--tls-{flag}={CERTIFICATES}/{file}" for flag, file in SERVER_FILES.items()]
     listening = {"tcpSocket": {"port": PORT}}  # it listens once its own probe of the containment has passed
     listen = ["--listen", f"0.0.0.0:{PORT}", "--capacity", str(pool.capacity)]
     if pool.runtime_class:  # a sandboxed kernel has namespaces: a server that cannot enter them does not start
         listen += ["--contain", "namespaces"]
+    ports = [{"name": "grpc", "containerPort": PORT, "protocol": "TCP"}]
+    if pool.monitoring.metrics_from:
+        listen += ["--metrics-port", str(METRICS_PORT)]
+        ports.append({"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"})
+    traces = (
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": pool.monitoring.tracing_endpoint} if pool.monitoring.tracing_endpoint else {}
+    )
     return {
         "name": "sandbox",
         "image": pool.image,
         "imagePullPolicy": pool.pull_policy,
         "command": ["python", "-m", "astra_sandbox", *listen, "--drain-seconds", str(_DRAIN_SECONDS), *files],
-        "env": environment(),
-        "ports": [{"name": "grpc", "containerPort": PORT, "protocol": "TCP"}],
+        "env": environment(**traces),
+        "ports": ports,
         "startupProbe": {**listening, "periodSeconds": 2, "failureThreshold": 150},  # five minutes, on a busy node
         "readinessProbe": {**listening, "periodSeconds": 2},
         "livenessProbe": {**listening, "periodSeconds": 20, "failureThreshold": 6, "timeoutSeconds": 5},
         "securityContext": container_security(),
-        "resources": pool.resources or pod_resources(containment_of(pool.runtime_class), pool.capacity),
+        "resources": canonical_resources(resources),
         "volumeMounts": [SCRATCH_MOUNT, {"name": "tls", "mountPath": CERTIFICATES, "readOnly": True}],
     }
 
