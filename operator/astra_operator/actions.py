@@ -15,6 +15,11 @@ class Apply:
     uid: str | None = None
 
     @property
+    def target(self) -> tuple[Kind, str]:
+        """The kind and the name."""
+        return self.kind, str(self.manifest["metadata"]["name"])
+
+    @property
     def key(self) -> tuple[str, str]:
         """The plural of the kind, and the name."""
         return self.kind.plural, str(self.manifest["metadata"]["name"])

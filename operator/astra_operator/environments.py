@@ -26,6 +26,7 @@ from astra_sandbox.verification import Verdict
 
 RETRY_SECONDS = 30.0  # until the next try, where the infrastructure failed
 _VERDICT = {"phase", "digest", "toolset", "checks"}  # of the status
+_WARNED = ("Verified", "Provisioned")  # conditions; events tell when they become False
 _SESSIONS = 32  # of a dedicated pod: a group of rollouts opens all its sessions on one
 
 
@@ -48,6 +49,8 @@ class EnvironmentSeen:
     verdict: Verdict | None = None  # just reached
     objects: Mapping[tuple[str, str], dict[str, Any]] = field(default_factory=dict)  # of its dedicated pool
     ready_replicas: int = 0
+    foreign: tuple[str, ...] = ()  # "KIND NAME" of what is in the way of its pool and not its own
+    refused: tuple[str, ...] = ()  # what the API said when objects of its pool were applied just now
 
     @property
     def conditions(self) -> list[dict[str, Any]]:
@@ -70,16 +73,21 @@ def reconcile_environment(seen: EnvironmentSeen, owner: Owner, farm: Farm, now: 
     phase = verdict.phase if verdict is not None else str(seen.status["phase"])
     replicas = seen.environment.spec.sandbox.replicas if phase == "Verified" else 0
     pool = dedicated_pool(seen.environment, owner, farm, replicas)
-    actions: list[EnvironmentAction] = [*_provide(pool, seen)]
+    actions: list[EnvironmentAction] = [] if seen.refused else [*_provide(pool, seen)]
     status = verdict.status.model_dump(mode="json", include=_VERDICT) if verdict is not None else {}
     status["endpoint"] = f"{pool.server_name}:{PORT}" if replicas else None
     status["replicas"] = seen.ready_replicas if replicas else None  # these two serve the scale subresource
     labels = ",".join(f"{key}={value}" for key, value in owner.labels("sandbox").items())
     status["selector"] = labels if replicas else None
-    conditions = [] if verdict is None else [_verified(verdict)]
-    conditions.append(_ready(phase, replicas, seen.ready_replicas))
-    actions += _report(seen, status, [Condition("Accepted", "True", "Accepted"), *conditions], now)
-    if phase == "Pending":
+    provided = _provided(seen, replicas)
+    conditions = [
+        Condition("Accepted", "True", "Accepted"),
+        _standing(seen) if verdict is None else _verified(verdict),
+        *provided,
+        _ready(phase, replicas, seen.ready_replicas, provided),
+    ]
+    actions += _report(seen, status, conditions, now)
+    if phase == "Pending" or any(condition.status == "False" for condition in provided):
         actions.append(Again(RETRY_SECONDS))
     return actions
 
@@ -135,9 +143,30 @@ def _verified(verdict: Verdict) -> Condition:
     return Condition("Verified", status, str(verdict.reason or verdict.phase), verdict.message)  # type: ignore[arg-type]
 
 
-def _ready(phase: str, replicas: int, ready: int) -> Condition:
+def _standing(seen: EnvironmentSeen) -> Condition:
+    """The verdict in the status, which holds for this generation too: only `sandbox.replicas` is another."""
+    phase = str(seen.status["phase"])
+    old = find(seen.conditions, "Verified") or {"status": str(phase == "Verified"), "reason": phase}
+    return Condition("Verified", old["status"], old["reason"], old.get("message", ""))
+
+
+def _provided(seen: EnvironmentSeen, replicas: int) -> list[Condition]:
+    """Whether its pods could be asked for; nothing, where none are wanted and nothing was ever in the way."""
+    if seen.foreign and replicas:
+        message = f"{', '.join(seen.foreign)}: made by somebody else, and left alone; delete or rename it"
+        return [Condition("Provisioned", "False", "ForeignObject", message)]
+    if seen.refused:
+        return [Condition("Provisioned", "False", "Refused", "; ".join(seen.refused))]
+    if find(seen.conditions, "Provisioned") is None:
+        return []
+    return [Condition("Provisioned", "True", "Provisioned")]
+
+
+def _ready(phase: str, replicas: int, ready: int, provided: list[Condition]) -> Condition:
     if phase != "Verified":
         return Condition("Ready", "False", "NotVerified")
+    if replicas and any(condition.status == "False" for condition in provided):
+        return Condition("Ready", "False", "NotProvisioned", provided[0].message)
     if not replicas:
         return Condition("Ready", "True", "Shared", "the sandboxes of a run serve it")
     counted = f"{ready} of {replicas} dedicated pods are ready"
@@ -149,11 +178,13 @@ def _ready(phase: str, replicas: int, ready: int) -> Condition:
 
 
 def _provide(pool: Pool, seen: EnvironmentSeen) -> list[Action]:
-    """The dedicated pool, or its removal."""
+    """The dedicated pool, or its removal. With something foreign in its place nothing is made: pods would mount it."""
     if pool.replicas == 0:
         members = pool_members(pool.owner, pool.policy_version)
         found = [(kind, name, seen.objects.get((kind.plural, name))) for kind, name in members]
         return [Delete(kind, name, one["metadata"]["uid"]) for kind, name, one in found if one is not None]
+    if seen.foreign:
+        return []
     actions: list[Action] = []
     if (SECRET.plural, pool.secret) not in seen.objects:
         actions.append(CreateCertificates(pool.secret, pool.name))
@@ -163,12 +194,31 @@ def _provide(pool: Pool, seen: EnvironmentSeen) -> list[Action]:
 
 
 def _report(seen: EnvironmentSeen, status: dict[str, Any], conditions: list[Condition], now: datetime) -> list[Action]:
-    status = {**status, "conditions": merged(seen.conditions, conditions, seen.generation, now)}
+    """The status, if it changed, and an event for what is wrong and was not before."""
+    conditions = [*conditions, *_stalled(seen, conditions)]
+    status = {
+        "observedGeneration": seen.generation,
+        **status,
+        "conditions": merged(seen.conditions, conditions, seen.generation, now),
+    }
     actions: list[Action] = []
     if any(seen.status.get(key) != value for key, value in status.items()):
         actions.append(PatchStatus(status))
-    verified = next((condition for condition in conditions if condition.type == "Verified"), None)
-    before = find(seen.conditions, "Verified") or {}
-    if verified is not None and verified.status == "False" and before.get("message", "") != verified.message:
-        actions.append(Emit("Warning", verified.reason, verified.message))
+    for condition in conditions:
+        before = find(seen.conditions, condition.type) or {}
+        wrong = condition.type in _WARNED and condition.status == "False"
+        if wrong and (before.get("status"), before.get("message", "")) != ("False", condition.message):
+            actions.append(Emit("Warning", condition.reason, condition.message))
     return actions
+
+
+def _stalled(seen: EnvironmentSeen, conditions: list[Condition]) -> list[Condition]:
+    """What kstatus reads as failed: nothing but another spec helps. Only of one that is, or was."""
+    verified = next((condition for condition in conditions if condition.type == "Verified"), None)
+    if verified is None:
+        return []
+    if verified.status == "False":
+        return [Condition("Stalled", "True", verified.reason, verified.message)]
+    if find(seen.conditions, "Stalled") is None:
+        return []
+    return [Condition("Stalled", "False", "NotStalled")]

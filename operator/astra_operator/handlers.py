@@ -1,7 +1,7 @@
 """kopf's side of the operator: which objects are watched, and whom a change is told.
 
 Only event handlers are registered, so kopf writes nothing to the objects: no finalizer, no annotation with the last
-handled state. What was handled stands in each object's status.
+handled state. What was handled stands in each object's status. Environments are watched by `environment_watch`.
 """
 
 import asyncio
@@ -34,6 +34,7 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     settings.posting.enabled = False  # events are the operator's own
     settings.peering.standalone = True  # the Lease guards
     settings.watching.connect_timeout = 10.0
+    settings.watching.chunk_size = 100
     for resource in ("pods", "statefulsets.apps", "jobs.batch"):
         settings.watching.label_selectors[resource] = MANAGED
     if "lease" not in memo:
@@ -57,11 +58,6 @@ async def stop(memo: kopf.Memo, **_: Any) -> None:
         await memo.operator.stop()
     if "lease" in memo:
         await asyncio.to_thread(memo.lease.release)
-
-
-@kopf.on.event(GROUP, _VERSION, "environments")
-async def environment_changed(memo: kopf.Memo, body: kopf.Body, type: str | None, **_: Any) -> None:
-    memo.operator.environment_changed(dict(body), type == "DELETED")
 
 
 @kopf.on.event(GROUP, _VERSION, "trainingruns")

@@ -16,6 +16,7 @@ VERIFICATION_SECONDS = Histogram(
 ENVIRONMENTS = Gauge("astra_environments", "Environments, by phase.", ["phase"])
 RUNS = Gauge("astra_runs", "Runs, by kind and phase.", ["kind", "phase"])
 POOL_READY = Gauge("astra_verifier_pods_ready", "Pods of the verification pool that serve.")
+POOL_WANTED = Gauge("astra_verifier_pods_wanted", "Pods that the verification pool shall have; 0 while it sleeps.")
 POOL_ISOLATED = Gauge(
     "astra_verifier_network_isolated", "1 where canaries of the verification pool were refused egress."
 )

@@ -4,33 +4,37 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from astra_api.environment import DECIDED, Environment, settled_phase
+from astra_api.environment import Environment
 from astra_api.kube import CONFIG_MAP, ENVIRONMENT, EVENT, POD, Kind, Kube, Object, referenced_source
 from astra_api.synthesis_run import SynthesisRun
 from astra_api.training_run import TrainingRun
 from astra_operator import metrics, synthesis, training
 from astra_operator.accepting import read
-from astra_operator.actions import Action, Again, PatchStatus
+from astra_operator.actions import Action, Again, Apply, CreateCertificates, Delete, Emit, PatchStatus
 from astra_operator.admission import admit
 from astra_operator.begun import Begun, read_begun
 from astra_operator.carrying_out import carry_out
 from astra_operator.census import Census
+from astra_operator.conditions import Condition
+from astra_operator.environment_watch import Change, EnvironmentWatches
 from astra_operator.environments import (
+    EnvironmentAction,
     EnvironmentSeen,
     Verify,
     has_pool,
     reconcile_environment,
 )
-from astra_operator.farm import Farm
+from astra_operator.farm import Farm, knows_pod_failure_policy
 from astra_operator.heartbeat import BEAT_SECONDS, Heartbeat
 from astra_operator.manifests.identity import KINDS, OWNER, ROLE, Owner, owner_of
 from astra_operator.manifests.job import CLAIM, JOB, RAY_JOB, RBAC_ROLE, ROLE_BINDING, SERVICE_ACCOUNT
 from astra_operator.manifests.pool import NETWORK_POLICY, pool_members
-from astra_operator.ownership import Foreign, foreign, is_own, lacking_pods
+from astra_operator.ownership import Foreign, describe_foreign, is_own, lacking_pods
 from astra_operator.pool_view import is_ready
 from astra_operator.runs import Plan, Seen, is_over, provisioned, reconcile_run
 from astra_operator.settings import OperatorSettings
@@ -39,8 +43,10 @@ from astra_operator.work_queue import WorkQueue
 from astra_sandbox.verification import Verdict
 
 BEAT = "astra.farm/heartbeat"  # annotation of the verification pool's StatefulSet
+WAKE = "astra.farm/wake"  # another: a new value wakes the pool, for whoever wants to call a tool in it
 _VERIFIED_AT_ONCE = 12
 _RUNS_AT_ONCE = 4
+_LISTED_SOON = 1.0  # seconds until a run looks again whether the Environments of its namespace are known
 _SHOW_AFTER = 5.0  # seconds until a verification that takes long shows as phase Verifying
 _UPKEEP_SECONDS = 600.0  # between looks at the verification pool
 _MODELS: dict[str, type[SynthesisRun] | type[TrainingRun]] = {
@@ -64,10 +70,12 @@ class Operator:
     def __init__(self, kube: Kube, settings: OperatorSettings) -> None:
         self._kube, self._settings = kube, settings
         version = "policy/v1" if kube.offers("policy/v1") else "policy/v1beta1"
-        self.farm = Farm(settings, version)
+        self.farm = Farm(settings, version, knows_pod_failure_policy(kube.version()))
         self.census = Census()
         self.pool = VerificationPool(kube, self.farm)
         self.heartbeat = Heartbeat()
+        self._watches = EnvironmentWatches(kube, settings.watched, self.census, self._environment_told)
+        self._opened: set[str] = set()  # uids of runs whose gates were found open on all that there is
         self._phases: dict[Key, str] = {}  # of runs
         self._environments = WorkQueue(self._reconcile_environment, _VERIFIED_AT_ONCE)
         self._runs = WorkQueue(self._reconcile_run, _RUNS_AT_ONCE)
@@ -75,12 +83,15 @@ class Operator:
 
     def start(self) -> None:
         """Starts working, on the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._watches.start()
         self._environments.start()
         self._runs.start()
         self._tasks = [asyncio.create_task(self._keep_pool()), asyncio.create_task(self._beat())]
 
     async def stop(self) -> None:
         """Stops at once; whatever was under way is found again by the next operator."""
+        self._watches.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -90,18 +101,17 @@ class Operator:
 
     # what handlers tell
 
-    def environment_changed(self, body: Mapping[str, Any], gone: bool) -> None:
-        """An Environment was listed, made, changed or deleted."""
-        key = _key("Environment", body)
-        if not self._settings.serves(key.namespace):
-            return
-        if gone:
-            self.census.forget(key.namespace, key.name)
-        elif settled_phase(body) not in DECIDED or has_pool(body):
-            self._environments.add(key)
-        if gone or self.census.note(body):
+    def _environment_told(self, change: Change) -> None:
+        """In a thread of the watch."""
+        with suppress(RuntimeError):  # the loop is closed: the operator has ended
+            self._loop.call_soon_threadsafe(self._environment_changed, change)
+
+    def _environment_changed(self, change: Change) -> None:
+        if change.unfinished:
+            self._environments.add(Key("Environment", change.namespace, change.name))
+        if change.counts:
             for run, phase in self._phases.items():
-                if phase == "Pending" and (run.kind, run.namespace) == ("TrainingRun", key.namespace):
+                if phase == "Pending" and (run.kind, run.namespace) == ("TrainingRun", change.namespace):
                     self._runs.add(run)
 
     def run_changed(self, kind: str, body: Mapping[str, Any], gone: bool) -> None:
@@ -111,6 +121,7 @@ class Operator:
             return
         if gone:
             self._phases.pop(key, None)
+            self._opened.discard(body["metadata"]["uid"])
             return
         self._phases[key] = (body.get("status") or {}).get("phase", "Pending")
         if not is_over(body):
@@ -132,8 +143,12 @@ class Operator:
     def _pool_changed(self, body: Mapping[str, Any], gone: bool) -> None:
         if body["kind"] == "Pod":
             self.pool.note(dict(body), gone)
-        elif mark := (body["metadata"].get("annotations") or {}).get(BEAT):
+            return
+        annotations = body["metadata"].get("annotations") or {}
+        if mark := annotations.get(BEAT):
             self.heartbeat.seen(mark)
+        if mark := annotations.get(WAKE):
+            self.pool.wake(mark)
 
     # the loops
 
@@ -146,7 +161,7 @@ class Operator:
             except Exception as error:  # the boundary: without a pool nothing is verified, so it is tried again
                 logger.warning("the verification pool: %s", error)
                 wait = min(2 * wait, 30.0)
-            await asyncio.sleep(wait)
+            await self.pool.changed(wait)
 
     async def _beat(self) -> None:
         while True:
@@ -168,10 +183,21 @@ class Operator:
         actions = reconcile_environment(state, owner, self.farm, datetime.now(UTC))
         if any(isinstance(action, Verify) for action in actions):
             assert state.environment is not None
-            verdict = await self._verify(owner, state)
+            async with self.pool.serving() as serves:
+                verdict = await self._verify(owner, state) if serves else self.pool.unserved(state.environment)
             state = replace(state, verdict=verdict)
             actions = reconcile_environment(state, owner, self.farm, datetime.now(UTC))
-        return await self._carry_out(owner, [action for action in actions if not isinstance(action, Verify)])
+        refused = await asyncio.to_thread(self._provide, owner, actions)
+        if refused:
+            actions = reconcile_environment(replace(state, refused=refused), owner, self.farm, datetime.now(UTC))
+        return await self._carry_out(owner, [a for a in actions if isinstance(a, PatchStatus | Emit | Again)])
+
+    def _provide(self, owner: Owner, actions: list[EnvironmentAction]) -> tuple[str, ...]:
+        """Makes and removes what a pool consists of; what the API refused, in its words."""
+        changes = [action for action in actions if isinstance(action, Apply | CreateCertificates | Delete)]
+        outcome = carry_out(self._kube, owner, changes)
+        outcome.check()
+        return tuple(outcome.refusals)
 
     def _see_environment(self, key: Key) -> tuple[Owner, EnvironmentSeen] | None:
         body = self._kube.get(ENVIRONMENT, key.namespace, key.name)
@@ -183,13 +209,15 @@ class Operator:
         if isinstance(found, list):
             return owner, EnvironmentSeen(state.generation, state.status, problems=tuple(found))
         objects: dict[tuple[str, str], Object] = {}
+        others: list[Foreign] = []
         ready = 0
         if has_pool(body):
-            objects, _ = self._objects(owner, pool_members(owner, self.farm.policy_version))
+            objects, others = self._objects(owner, pool_members(owner, self.farm.policy_version))
             pods = self._kube.list(POD, key.namespace, f"{OWNER}={owner.base},{ROLE}=sandbox")
             ready = sum(map(is_ready, pods))
         resolved = self._resolved(found, key.namespace)
-        return owner, EnvironmentSeen(state.generation, state.status, resolved, objects=objects, ready_replicas=ready)
+        foreign = tuple(map(str, others))
+        return owner, replace(state, environment=resolved, objects=objects, ready_replicas=ready, foreign=foreign)
 
     def _resolved(self, environment: Environment, namespace: str) -> Environment:
         reference = environment.spec.source_ref
@@ -216,6 +244,8 @@ class Operator:
     # runs
 
     async def _reconcile_run(self, key: Key) -> float | None:
+        if not self._watches.complete(key.namespace):  # rights and gates are of all Environments that there are
+            return _LISTED_SOON
         return await asyncio.to_thread(self._run_once, key)
 
     def _run_once(self, key: Key) -> float | None:
@@ -258,20 +288,26 @@ class Operator:
     def _plan(self, run: SynthesisRun | TrainingRun, owner: Owner, begun: Begun[Any] | None) -> Plan:
         """What the run asks for, with the settings that it began with."""
         farm = self.farm if begun is None else replace(self.farm, settings=begun.settings_over(self._settings))
-        return replace(self._asked_for(run, owner, farm), begun=begun)
+        return replace(self._asked_for(run, owner, farm, begun is not None), begun=begun)
 
-    def _asked_for(self, run: SynthesisRun | TrainingRun, owner: Owner, farm: Farm) -> Plan:
+    def _asked_for(self, run: SynthesisRun | TrainingRun, owner: Owner, farm: Farm, begun: bool) -> Plan:
         if isinstance(run, SynthesisRun):
             return synthesis.synthesis_plan(run, owner, farm)
         name = training.claim_of(run, owner) if run.spec.trainer.nodes > 1 else None
         claim = None if name is None else self._kube.get(CLAIM, owner.namespace, name)
         plan = training.training_plan(run, owner, farm, self.census, claim)
-        if all(gate.status == "True" for gate in plan.gates) and not plan.suspend:
-            census = Census()  # the watch may not have told of all yet: a run keeps what it begins with
-            for body in self._kube.list(ENVIRONMENT, owner.namespace):
-                census.note(body)
-            plan = training.training_plan(run, owner, farm, census, claim)
-        return plan
+        if begun or plan.suspend or any(gate.status != "True" for gate in plan.gates):
+            self._opened.discard(owner.uid or "")
+            return plan
+        if owner.uid in self._opened:
+            return plan
+        listed = self._kube.list_metadata(ENVIRONMENT, owner.namespace)
+        if not self.census.agrees(owner.namespace, run.spec.environments.selectors, listed):
+            message = "the watch has not told of every Environment yet"
+            waits = Condition("EnvironmentsReady", "False", "Verifying", message)
+            return replace(plan, gates=(waits, *(gate for gate in plan.gates if gate.type != waits.type)))
+        self._opened.add(owner.uid or "")
+        return training.training_plan(run, owner, farm, self.census, claim)
 
     def _run_children(self, owner: Owner) -> list[tuple[Kind, str]]:
         own_kinds = (SERVICE_ACCOUNT, RBAC_ROLE, ROLE_BINDING, CONFIG_MAP, CLAIM, JOB)
@@ -290,7 +326,7 @@ class Operator:
             if is_own(owner, found):
                 objects[kind.plural, name] = found
             else:
-                others.append(foreign(owner, kind.kind, kind.plural, found))
+                others.append(describe_foreign(owner, kind.kind, kind.plural, found))
         return objects, others
 
     def _not_created(self, owner: Owner, objects: dict[tuple[str, str], Object], pods: list[Object]) -> tuple[str, ...]:
@@ -320,7 +356,8 @@ class Operator:
             metrics.RUNS.labels(key.kind, phase).inc()
         state = self.pool.state
         metrics.POOL_READY.set(state.ready)
-        metrics.POOL_ISOLATED.set(state.isolated is True)
+        metrics.POOL_WANTED.set(state.wanted)
+        metrics.POOL_ISOLATED.set(self.pool.isolated is True)
 
 
 def _key(kind: str, body: Mapping[str, Any]) -> Key:

@@ -25,7 +25,7 @@ def is_own(owner: Owner, found: Object) -> bool:
     return owner.uid is not None and owner.uid in (*_uids(found), _annotated(found))
 
 
-def foreign(owner: Owner, kind: str, plural: str, found: Object) -> Foreign:
+def describe_foreign(owner: Owner, kind: str, plural: str, found: Object) -> Foreign:
     """Describes an object that is not the owner's."""
     references = found["metadata"].get("ownerReferences") or []
     earlier = any((one.get("kind"), one.get("name")) == (owner.kind, owner.name) for one in references)

@@ -16,7 +16,8 @@ from astra_operator.manifests.templates import PodDefaults, problems
 
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 OWN_SETTINGS = {
-    "namespace", "watched", "verifier_replicas", "metrics_port", "lease_name", "deployment", "operator_labels",
+    "namespace", "watched", "verifier_replicas", "verifier_idle_seconds", "verifier_resources", "metrics_port",
+    "lease_name", "deployment", "operator_labels", "allowed_images", "allowed_secrets",
 }  # fmt: skip
 """Settings that concern the operator itself; a run keeps the others as they were when it began."""
 MANAGER = "astra-farm-operator"  # the field manager of server-side apply, and who writes events
@@ -59,6 +60,7 @@ class OperatorSettings:
     | ASTRA_IMAGE_PULL_POLICY | Always, IfNotPresent (default) or Never |
     | ASTRA_RUNTIME_CLASS | of the verification and synthesis pools (default gvisor); empty: the node's default |
     | ASTRA_VERIFIER_REPLICAS | pods of the verification pool (default 2) |
+    | ASTRA_VERIFIER_IDLE_SECONDS | without work until they go (default 600); 0: never |
     | ASTRA_METRICS_PORT | of /metrics and /healthz (default 8080) |
     | ASTRA_LEASE_NAME | the Lease that guards the one active operator (default astra-farm-operator) |
     | ASTRA_DEPLOYMENT | the operator's own Deployment: the verification pool is deleted with it |
@@ -85,6 +87,7 @@ class OperatorSettings:
     pull_policy: PullPolicy = "IfNotPresent"
     runtime_class: str | None = "gvisor"
     verifier_replicas: int = 2
+    verifier_idle_seconds: int = 600
     metrics_port: int = 8080
     lease_name: str = "astra-farm-operator"
     deployment: str | None = None
@@ -118,6 +121,7 @@ class OperatorSettings:
             pull_policy=policy,  # type: ignore[arg-type]  # checked above
             runtime_class=given.get("ASTRA_RUNTIME_CLASS", "gvisor") or None,
             verifier_replicas=_number(given, "ASTRA_VERIFIER_REPLICAS", cls.verifier_replicas),
+            verifier_idle_seconds=_number(given, "ASTRA_VERIFIER_IDLE_SECONDS", cls.verifier_idle_seconds),
             metrics_port=_number(given, "ASTRA_METRICS_PORT", cls.metrics_port),
             lease_name=given.get("ASTRA_LEASE_NAME") or cls.lease_name,
             deployment=given.get("ASTRA_DEPLOYMENT") or None,

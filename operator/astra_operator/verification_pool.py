@@ -1,34 +1,47 @@
-"""The operator's own pool of sandboxes, in which Environments are verified. No pod an Environment: many share these."""
+"""The operator's own pool of sandboxes, in which Environments are verified. No pod an Environment: many share these.
+
+Without an Environment to verify it goes to sleep: its StatefulSet stays, with no replicas, until there is one again.
+"""
 
 import asyncio
 import hashlib
 import logging
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
 from astra_api.canonical import canonical_json
 from astra_api.environment import Environment
-from astra_api.kube import SECRET, Kube
-from astra_api.pod_costs import containment_of, pod_resources
+from astra_api.kube import SECRET, Kind, Kube, KubeError
 from astra_operator.carrying_out import carry_out, create_certificates, read_certificates
 from astra_operator.drift import mended
 from astra_operator.farm import Farm
+from astra_operator.idleness import Idleness
 from astra_operator.manifests.certificates import renewal_due
 from astra_operator.manifests.identity import DEPLOYMENT, Owner
 from astra_operator.manifests.pool import STATEFUL_SET, Pool, pool_objects
 from astra_operator.manifests.templates import merged
+from astra_operator.ownership import advice, describe_foreign, is_own
 from astra_operator.pool_view import PoolView, is_ready, view
 from astra_operator.settings import PORT
 from astra_sandbox.client import Retry, SandboxClient
 from astra_sandbox.link import ClientTls
-from astra_sandbox.verification import Verdict, verify_environment
+from astra_sandbox.verification import CHECKS, Reason, Verdict, verify_environment
 
-_CAPACITY = 256  # sessions of a pod
+_CAPACITY = 64  # sessions of a pod; twelve environments at a time have two or three each
+_RESOURCES = {  # twelve at a time hold 1 GiB under gVisor; above 0.6 of its limit a server ends what is only kept warm
+    "requests": {"cpu": "100m", "memory": "512Mi"},
+    "limits": {"cpu": "2", "memory": "2Gi"},
+}
 _WAIT_SECONDS = 60.0  # for a pod to serve, before an Environment is told that there is none
 _BUDGET = Retry(budget=45.0)
 logger = logging.getLogger(__name__)
+
+
+class PoolRefused(Exception):
+    """The pool cannot be as it should: the API refused an object, or somebody else has one of its names."""
 
 
 class VerificationPool:
@@ -46,18 +59,61 @@ class VerificationPool:
         self._pods: dict[str, dict[str, Any]] = {}
         self._tls: ClientTls | None = None
         self._serves = asyncio.Event()
+        self._idleness = Idleness(settings.verifier_idle_seconds)
+        self._turned = asyncio.Event()  # it is to be provided anew
+        self._wake_mark: str | None = None
+        self.fault = ""  # why it could not be provided, when that was tried last
+        self.isolated: bool | None = None  # what canaries found last; it was true of pods that slept since
         self._client: _Shared | None = None
 
     @property
     def state(self) -> PoolView:
-        return view(self._farm.settings.verifier_replicas, self._pods.values())
+        return view(self._replicas, self._pods.values())
+
+    @property
+    def _replicas(self) -> int:
+        return 0 if self._idleness.asleep else self._farm.settings.verifier_replicas
+
+    async def changed(self, seconds: float) -> None:
+        """Returns when it wakes, when it falls asleep, or after some seconds: then it is to be provided."""
+        self._look()
+        deadline = time.monotonic() + seconds
+        while not self._turned.is_set() and (left := deadline - time.monotonic()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left, max(1.0, self._idleness.left()))):
+                    await self._turned.wait()
+            if self._idleness.nod():
+                logger.info("nothing to verify: the verification pool goes to sleep")
+                self._look()
+                return
+        self._turned.clear()
+
+    def wake(self, mark: str) -> None:
+        """Somebody who asks for it (by a new mark) is about to use it."""
+        if mark != self._wake_mark:
+            self._wake_mark = mark
+            self._wake(self._idleness.touch())
+
+    def _wake(self, woke: bool) -> None:
+        if woke:
+            logger.info("the verification pool wakes")
+            self._look()
+            self._turned.set()
 
     def provide(self) -> None:
-        """Makes what is missing and mends what differs. Blocking."""
+        """Makes what is missing and mends what differs. Blocking. Raises KubeError and PoolRefused."""
+        try:
+            self._provide()
+        except (KubeError, PoolRefused) as error:
+            self.fault = f"the verification pool: {error}"
+            raise
+        self.fault = ""
+
+    def _provide(self) -> None:
         settings = self._farm.settings
         namespace = settings.namespace
         secret_name = self._pool("").secret
-        found = self._kube.get(SECRET, namespace, secret_name)
+        found = self._own(SECRET, secret_name)
         if found is not None and renewal_due(found["data"], datetime.now(UTC)):
             self._kube.delete(SECRET, namespace, secret_name, uid=found["metadata"]["uid"])
             found = None
@@ -69,8 +125,17 @@ class VerificationPool:
         pool = self._pool(hashlib.sha256(canonical_json(found["data"])).hexdigest()[:16])
         self._tls = ClientTls(files["client.crt"], files["client.key"], files["ca.crt"], pool.server_name)
         for wanted in pool_objects(pool):
-            found = self._kube.get(wanted.kind, namespace, wanted.manifest["metadata"]["name"])
-            carry_out(self._kube, self.owner, mended(wanted, found)).check()
+            outcome = carry_out(self._kube, self.owner, mended(wanted, self._own(*wanted.target)))
+            outcome.check()
+            if outcome.refusals:
+                raise PoolRefused("; ".join(outcome.refusals))
+
+    def _own(self, kind: Kind, name: str) -> dict[str, Any] | None:
+        """The pool's object of a name, if there is one. Raises PoolRefused for one that is somebody else's."""
+        found = self._kube.get(kind, self.owner.namespace, name)
+        if found is not None and self.owner.uid is not None and not is_own(self.owner, found):
+            raise PoolRefused(advice(describe_foreign(self.owner, kind.kind, kind.plural, found)))
+        return found
 
     def beat(self, mark: str, annotation: str) -> None:
         """Marks the pool's StatefulSet. Blocking."""
@@ -87,26 +152,53 @@ class VerificationPool:
         if self._addresses() != before and self._client is not None:
             self._client.retire()
             self._client = None
-        if self._addresses() and self._tls is not None:
+        found = self.state.isolated
+        self.isolated = self.isolated if found is None else found
+        self._look()
+
+    def _look(self) -> None:
+        if self._addresses() and self._tls is not None and not self._idleness.asleep:
             self._serves.set()
         else:
             self._serves.clear()
 
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[bool]:
+        """Keeps it awake. Gives whether it serves, once it does or after a while."""
+        self._wake(self._idleness.begin())
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_WAIT_SECONDS):
+                    await self._serves.wait()
+            yield self._serves.is_set()
+        finally:
+            self._idleness.end()
+
     async def verify(self, environment: Environment) -> Verdict:
         """The verdict on one Environment; Pending where the pool does not serve."""
+        if not self._addresses():
+            return self.unserved(environment)
         async with self._sandbox() as sandbox:
             return await verify_environment(environment, sandbox)
 
+    def unserved(self, environment: Environment) -> Verdict:
+        """What is said of an Environment when no pod serves: nothing, yet, and why."""
+        why = self.fault or self.state.waits
+        message = "not verified: no pod of the verification pool serves yet; it is tried again"
+        return Verdict(
+            name=environment.name,
+            phase="Pending",
+            digest=environment.digest,
+            toolset=None,
+            checks=dict.fromkeys(CHECKS, "skipped"),
+            reason=Reason.SANDBOX_UNAVAILABLE,
+            message=f"{message} ({why})" if why else message,
+        )
+
     @asynccontextmanager
     async def _sandbox(self) -> AsyncIterator[SandboxClient]:
-        try:
-            async with asyncio.timeout(_WAIT_SECONDS):
-                await self._serves.wait()
-        except TimeoutError:
-            logger.warning("no pod of the verification pool serves")
         if self._client is None:
-            addresses = self._addresses() or [f"{self._pool('').server_name}:{PORT}"]  # fails, and says so
-            self._client = _Shared(SandboxClient(addresses, self._tls, retry=_BUDGET))
+            self._client = _Shared(SandboxClient(self._addresses(), self._tls, retry=_BUDGET))
         shared = self._client
         shared.users += 1
         try:
@@ -126,19 +218,18 @@ class VerificationPool:
 
     def _pool(self, certificates: str) -> Pool:
         settings = self._farm.settings
-        wanted = pod_resources(containment_of(settings.runtime_class), _CAPACITY)
         return Pool(
             owner=self.owner,
             image=settings.sandbox_image,
             pull_policy=settings.pull_policy,
-            replicas=settings.verifier_replicas,
+            replicas=self._replicas,
             clients=dict(settings.operator_labels),
             runtime_class=settings.runtime_class,
             capacity=_CAPACITY,
+            resources={**_RESOURCES, **settings.verifier_resources},
             policy_version=self._farm.policy_version,
             certificates_digest=certificates,
             egress_targets=settings.canary_targets,
-            resources={**wanted, **settings.verifier_resources},
             monitoring=settings.monitoring,
             template=merged(settings.pod_defaults.verification, None),
         )

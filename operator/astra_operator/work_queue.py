@@ -1,13 +1,17 @@
-"""Keys of objects to reconcile: each once in the queue, and in one worker at a time, with back-off on failure."""
+"""Keys of objects to reconcile: each once in the queue, and in one worker at a time, with back-off on failure.
+
+Namespaces share the workers, as `turns` says.
+"""
 
 import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Generic
+
+from astra_operator.turns import Key, Turns
 
 logger = logging.getLogger(__name__)
-Key = TypeVar("Key")
 _FIRST, _LONGEST = 0.5, 60.0  # seconds of back-off
 
 
@@ -16,24 +20,19 @@ class WorkQueue(Generic[Key]):
 
     def __init__(self, reconcile: Callable[[Key], Awaitable[float | None]], workers: int) -> None:
         self._reconcile, self._workers = reconcile, workers
-        self._queue: asyncio.Queue[Key] = asyncio.Queue()
-        self._queued: set[Key] = set()
-        self._busy: set[Key] = set()
-        self._dirty: set[Key] = set()  # added while a worker had them
+        self._turns: Turns[Key] = Turns()
+        self._added = asyncio.Event()
         self._failures: dict[Key, int] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     def __len__(self) -> int:
-        return self._queue.qsize() + len(self._busy)
+        return len(self._turns)
 
     def add(self, key: Key) -> None:
         """Has it reconciled soon."""
-        if key in self._busy:
-            self._dirty.add(key)
-        elif key not in self._queued:
-            self._queued.add(key)
-            self._queue.put_nowait(key)
+        self._turns.add(key)
+        self._added.set()
 
     def add_after(self, key: Key, seconds: float) -> None:
         """Has it reconciled after a while; an earlier date wins."""
@@ -63,9 +62,7 @@ class WorkQueue(Generic[Key]):
 
     async def _work(self) -> None:
         while True:
-            key = await self._queue.get()
-            self._queued.discard(key)
-            self._busy.add(key)
+            key = await self._next()
             try:
                 again = await self._reconcile(key)
             except Exception as error:  # the boundary: whatever goes wrong with one object is tried again
@@ -77,10 +74,14 @@ class WorkQueue(Generic[Key]):
             else:
                 self._failures.pop(key, None)
             finally:
-                self._busy.discard(key)
-            if key in self._dirty:
-                self._dirty.discard(key)
-                if again is None or not self._failures.get(key):
-                    self.add(key)
+                added = self._turns.done(key)
+            if added and not self._failures.get(key):  # one that failed waits
+                self.add(key)
             if again is not None:
                 self.add_after(key, again)
+
+    async def _next(self) -> Key:
+        while (key := self._turns.take()) is None:
+            self._added.clear()
+            await self._added.wait()
+        return key

@@ -17,8 +17,11 @@ from astra_api.resource import API_VERSION
 
 Object = dict[str, Any]
 _TIMEOUT = (5.0, 30.0)  # seconds: to connect, to answer
+_WATCH_TIMEOUT = (5.0, 90.0)  # a server sends a bookmark every minute
 _PAGE = 250  # objects in one answer to a list
 _NEVER_STORED = "1"  # a resourceVersion that no object has: etcd counts from it
+_JSON = "application/json"
+_METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _CONNECTIONS = 32
 
@@ -122,14 +125,62 @@ class Kube:
 
     def list(self, kind: Kind, namespace: str | None, labels: str = "", fields: str = "") -> Iterator[Object]:
         """The objects that match a label selector (and a field selector), a page at a time."""
-        query = {"limit": str(_PAGE), "labelSelector": labels, "fieldSelector": fields}
-        while True:
-            page = self._call("GET", kind.path(namespace), {key: value for key, value in query.items() if value})
+        for page in self.pages(kind, namespace, labels, fields):
             for item in page.get("items") or []:
                 yield {"apiVersion": kind.api_version, "kind": kind.kind, **item}
+
+    def pages(
+        self,
+        kind: Kind,
+        namespace: str | None,
+        labels: str = "",
+        fields: str = "",
+        *,
+        size: int = _PAGE,
+        accept: str = _JSON,
+    ) -> Iterator[Object]:
+        """The answers to a list, of `size` objects each; all are of one resourceVersion, which stands in each."""
+        query = {"limit": str(size), "labelSelector": labels, "fieldSelector": fields}
+        while True:
+            given = {key: value for key, value in query.items() if value}
+            page = self._call("GET", kind.path(namespace), given, accept=accept)
             query["continue"] = page["metadata"].get("continue") or ""
+            yield page
+            del page  # before the next one is read
             if not query["continue"]:
                 return
+
+    def list_metadata(self, kind: Kind, namespace: str) -> Iterator[Object]:
+        """The metadata of the objects of a namespace, and nothing else of them."""
+        for page in self.pages(kind, namespace, accept=_METADATA):
+            for item in page.get("items") or []:
+                yield item["metadata"]
+
+    def watch(self, kind: Kind, namespace: str | None, version: str) -> Iterator[Object]:
+        """The changes since a resourceVersion, as `{"type": ..., "object": ...}`; ends when the server ends it.
+
+        Bookmarks are among them. Raises KubeError: with status 410 when the version is too old, and 0 when the
+        connection is cut, or is silent for longer than bookmarks are apart.
+        """
+        from urllib3.exceptions import HTTPError
+
+        query = {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": version}
+        path = kind.path(namespace)
+        response = self._request("GET", path, query, None, "application/json", _JSON, _WATCH_TIMEOUT)
+        line = bytearray()
+        try:
+            for data in response.response.stream(None, decode_content=False):
+                line += data
+                while (end := line.find(b"\n")) >= 0:
+                    event: Object = json.loads(line[:end])
+                    del line[: end + 1]
+                    if event["type"] == "ERROR":
+                        raise KubeError(event["object"].get("code") or 0, event["object"].get("message") or "")
+                    yield event
+        except (HTTPError, OSError) as error:
+            raise KubeError(0, f"watch of {path}: {error}") from None
+        finally:
+            response.response.close()
 
     def create(self, kind: Kind, namespace: str, body: Mapping[str, Any]) -> Object:
         """Creates an object; a KubeError with `conflict` if one of its name exists."""
@@ -214,6 +265,10 @@ class Kube:
             if not error.missing and not (uid is not None and error.conflict):
                 raise
 
+    def version(self) -> Object:
+        """What the server says of itself: `major`, `minor`, `gitVersion` and more."""
+        return self._call("GET", "/version")
+
     def offers(self, api_version: str) -> bool:
         """Whether the server serves a group and version, such as policy/v1."""
         try:
@@ -231,28 +286,48 @@ class Kube:
         query: Mapping[str, str] | None = None,
         body: Any = None,
         content_type: str = "application/json",
+        accept: str = _JSON,
     ) -> Object:
+        from urllib3.exceptions import HTTPError
+
+        response = self._request(method, path, query, body, content_type, accept, self._timeout)
+        try:
+            data = response.read()
+        except (HTTPError, OSError) as error:
+            raise KubeError(0, f"{method} {path}: {error}") from None
+        parsed: Object = json.loads(data) if data else {}
+        return parsed
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Any,
+        content_type: str,
+        accept: str,
+        timeout: tuple[float, float],
+    ) -> Any:
+        """The response, once its head is there and does not refuse."""
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
         if method != "GET" and self._before_write is not None:
             self._before_write()
-        headers = {"Accept": "application/json", "Content-Type": content_type}
+        headers = {"Accept": accept, "Content-Type": content_type}
         self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = self._client.configuration.host + path + (f"?{urlencode(query)}" if query else "")
         try:
-            response = self._client.call_api(method, url, headers, body, _request_timeout=self._timeout)
-            data = response.read()
+            response = self._client.call_api(method, url, headers, body, _request_timeout=timeout)
+            if response.status >= 400:
+                message, reason = _words(response.read())
+                raise KubeError(response.status, message or f"{method} {path}: status {response.status}", reason)
         except ApiException as error:
             message, reason = _words(error.body)
             raise KubeError(error.status or 0, message or str(error.reason), reason) from None
         except (HTTPError, OSError) as error:
             raise KubeError(0, f"{method} {path}: {error}") from None
-        if response.status >= 400:
-            message, reason = _words(data)
-            raise KubeError(response.status, message or f"{method} {path}: status {response.status}", reason)
-        parsed: Object = json.loads(data) if data else {}
-        return parsed
+        return response
 
 
 def referenced_source(kube: Kube, namespace: str, reference: SourceRef) -> str | None:

@@ -84,6 +84,34 @@ def test_a_rejected_one_says_why() -> None:
     assert settled_phase({"metadata": {"generation": 2}, "status": status}) == "Pending"
 
 
+def test_it_is_read_as_other_kinds_are() -> None:
+    """kstatus: of which spec the status is, and that a rejected one has failed until its spec is mended."""
+    good = status_after(EnvironmentSeen(3, {}, SEVEN, verdict=verdict()))
+    assert good["observedGeneration"] == 3
+    assert [found for found in good["conditions"] if found["type"] == "Stalled"] == [], "nothing was ever wrong"
+    bad = verdict("Rejected", Reason.GOLD_MISMATCH, "spec.steps[0].call: ping answers 8, not 7")
+    rejected = status_after(EnvironmentSeen(3, {}, SEVEN, verdict=bad))
+    stalled = condition(rejected, "Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("True", "GoldMismatch")
+    assert "ping answers 8" in stalled["message"]
+    mended = environment(question="Other?")
+    after = status_after(EnvironmentSeen(4, rejected, mended, verdict=verdict(of=mended)))
+    assert condition(after, "Stalled")["status"] == "False"
+    assert condition(after, "Ready")["status"] == "True"
+    assert after["observedGeneration"] == 4
+    refused = status_after(EnvironmentSeen(1, {}, problems=(Problem("spec.answer", "required field is missing"),)))
+    assert condition(refused, "Stalled")["reason"] == "InvalidSpec"
+    assert refused["observedGeneration"] == 1
+
+
+def test_a_verdict_holds_when_only_the_number_of_pods_changes() -> None:
+    status = status_after(EnvironmentSeen(1, {}, SEVEN, verdict=verdict()))
+    scaled = environment(sandbox={"replicas": 1})
+    after = status_after(EnvironmentSeen(2, status, scaled))
+    assert settled_phase({"metadata": {"generation": 2}, "status": after}) == "Verified", "or no run could begin"
+    assert after["observedGeneration"] == 2
+
+
 def test_a_failure_of_the_infrastructure_is_no_verdict_and_is_tried_again() -> None:
     found = verdict("Pending", Reason.SANDBOX_UNAVAILABLE, "no server")
     actions = act(EnvironmentSeen(1, {}, SEVEN, verdict=found))
@@ -133,3 +161,45 @@ def test_no_pods_for_what_is_not_verified(phase: str) -> None:
     asks = environment(sandbox={"replicas": 2})
     found = verdict(phase, Reason.TOOL_RAISED, "it raised", of=asks)
     assert not [action for action in act(EnvironmentSeen(1, {}, asks, verdict=found)) if isinstance(action, Apply)]
+
+
+WANTS = environment(sandbox={"replicas": 1})
+
+
+def test_what_is_not_its_own_is_neither_used_nor_touched() -> None:
+    foreign = ("Secret env-seven-tls",)
+    seen = EnvironmentSeen(1, {}, WANTS, verdict=verdict(of=WANTS), foreign=foreign)
+    actions = act(seen)
+    assert not [action for action in actions if isinstance(action, Apply | CreateCertificates | Delete)]
+    (event,) = [action for action in actions if isinstance(action, Emit)]
+    assert (event.type, event.reason) == ("Warning", "ForeignObject")
+    assert "Secret env-seven-tls" in event.message
+    assert any(isinstance(action, Again) for action in actions), "it may be deleted"
+    status = status_after(seen)
+    assert status["phase"] == "Verified", "what it is does not depend on its pods"
+    assert condition(status, "Provisioned")["status"] == "False"
+    assert condition(status, "Ready")["status"] == "False"
+    assert "Secret env-seven-tls" in condition(status, "Ready")["message"]
+    again = act(EnvironmentSeen(1, status, WANTS, foreign=foreign))
+    assert [type(action) for action in again] == [Again], "it is said once"
+    free = EnvironmentSeen(1, status, WANTS)
+    assert [action for action in act(free) if isinstance(action, Apply)]
+    assert condition(status_after(free), "Provisioned")["status"] == "True"
+
+
+def test_without_pods_of_its_own_nothing_is_in_its_way() -> None:
+    status = status_after(EnvironmentSeen(1, {}, SEVEN, verdict=verdict(), foreign=("Service env-seven-sandbox",)))
+    assert condition(status, "Ready")["reason"] == "Shared"
+
+
+def test_what_the_api_refuses_is_told_with_its_words_once_and_tried_again() -> None:
+    words = 'pods "env-seven-sandbox-0" is forbidden: exceeded quota: small'
+    seen = EnvironmentSeen(1, {}, WANTS, verdict=verdict(of=WANTS), refused=(words,))
+    actions = act(seen)
+    assert not [action for action in actions if isinstance(action, Apply)], "they were tried just now"
+    assert [action.message for action in actions if isinstance(action, Emit)] == [words]
+    status = status_after(seen)
+    assert condition(status, "Provisioned")["reason"] == "Refused"
+    assert condition(status, "Ready")["message"] == words
+    again = EnvironmentSeen(1, status, WANTS, refused=(words,))
+    assert [type(action) for action in act(again)] == [Again]
