@@ -35,6 +35,7 @@ class World:
     jobs_made: int = 0
     problems: tuple[Any, ...] = ()
     foreign: tuple[Foreign, ...] = ()
+    not_created: tuple[str, ...] = ()
     refused: dict[str, str] = field(default_factory=dict)  # kinds that the API refuses to change, and its words
 
     @property
@@ -56,6 +57,7 @@ class World:
             problems=self.problems,
             begun=self.begun is not None,
             foreign=self.foreign,
+            not_created=self.not_created,
         )
 
     def wanted(self) -> list[Action]:
