@@ -118,7 +118,7 @@ def test_rules_hold_where_the_server_knows_cel(crds: Cluster) -> None:
 
 
 def test_conditions_are_merged_by_type(crds: Cluster) -> None:
-    if crds.version < (1, 22):
+    if not crds.has_cel and crds.version < (1, 22):
         pytest.skip("needs Kubernetes 1.22: before, managers of one list of a custom resource conflict")
     with crds.namespace() as namespace:
         crds.apply(_environment(), namespace=namespace)
