@@ -89,15 +89,15 @@ def _number(schema: Schema, value: float) -> Any:
 def _minimum(schema: Schema, limit: float) -> tuple[Any, Any, str]:
     step = 1 if schema["type"] == "integer" else 0.0625
     if schema.get("exclusiveMinimum"):
-        return _number(schema, limit + step), _number(schema, limit), f"should be greater than {limit:g}"
-    return _number(schema, limit), _number(schema, limit - step), f"should be greater than or equal to {limit:g}"
+        return _number(schema, limit + step), _number(schema, limit), f"should be greater than {limit:.12g}"
+    return _number(schema, limit), _number(schema, limit - step), f"should be greater than or equal to {limit:.12g}"
 
 
 def _maximum(schema: Schema, limit: float) -> tuple[Any, Any, str]:
     step = 1 if schema["type"] == "integer" else 0.0625
     if schema.get("exclusiveMaximum"):
-        return _number(schema, limit - step), _number(schema, limit), f"should be less than {limit:g}"
-    return _number(schema, limit), _number(schema, limit + step), f"should be less than or equal to {limit:g}"
+        return _number(schema, limit - step), _number(schema, limit), f"should be less than {limit:.12g}"
+    return _number(schema, limit), _number(schema, limit + step), f"should be less than or equal to {limit:.12g}"
 
 
 def _of_length(schema: Schema, length: int) -> str:
