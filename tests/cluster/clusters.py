@@ -84,9 +84,20 @@ class Cluster:
 
     def install(self, *definitions: dict[str, Any]) -> None:
         """CustomResourceDefinitions, until they are served. Not by server-side apply: old servers then refuse rules."""
-        names = [f"crd/{definition['metadata']['name']}" for definition in definitions]
         self.kubectl("apply", "--validate=false", "-f", "-", stdin=yaml.safe_dump_all(definitions))
-        self.kubectl("wait", "--for=condition=Established", "--timeout=100s", *names)
+        deadline = time.monotonic() + 100
+        for spec in (definition["spec"] for definition in definitions):
+            path = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
+            while not self._answers(path):
+                assert time.monotonic() < deadline, f"{path} is not served: {self.get('crd')}"
+                time.sleep(0.3)
+
+    def _answers(self, path: str) -> bool:
+        try:
+            self.kubectl("get", "--raw", path)
+        except AssertionError:
+            return False
+        return True
 
     def forget(self, release: str) -> None:
         """Deletes the CustomResourceDefinitions that a Helm release left behind: no other release may own them."""
@@ -130,12 +141,10 @@ class Cluster:
     @cached_property
     def helm_flags(self) -> tuple[str, ...]:
         """What `helm install` and `helm upgrade` need here. Current servers need nothing."""
-        try:
-            self.kubectl("get", "--raw", "/openapi/v3")
-        except AssertionError:
-            # servers before 1.25 refuse rules in a server-side apply, and drop them in any other
-            return ("--disable-openapi-validation", *(() if self.has_cel else ("--server-side=false",)))
-        return ()
+        if self._answers("/openapi/v3"):
+            return ()
+        # servers before 1.25 refuse rules in a server-side apply, and drop them in any other
+        return ("--disable-openapi-validation", *(() if self.has_cel else ("--server-side=false",)))
 
     @contextlib.contextmanager
     def namespace(self, prefix: str = "test") -> Iterator[str]:
