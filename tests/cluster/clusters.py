@@ -1,14 +1,17 @@
 """Kubernetes for tests: a control plane alone, a whole node, or a cluster that is already there.
 
-`ControlPlane` runs etcd, kube-apiserver and (where its binary is there) kube-controller-manager from a folder of
-binaries: the cluster kit's, or envtest's (`KUBEBUILDER_ASSETS`). It knows no kubelet: pods stay Pending.
-`Node` is the kit's single node with containerd and gVisor, in a network of its own; `forward` is the door to it.
+`control_plane` runs etcd, kube-apiserver and (where its binary is there) kube-controller-manager from a folder of
+binaries: the cluster kit's old ones, or envtest's (`KUBEBUILDER_ASSETS`). It knows no kubelet: pods stay Pending.
+`crd_server` is a current Kubernetes' server for definitions and custom resources, and nothing else. `hybrid` is the
+old control plane with that server inside. `kit_node` is the kit's single node with containerd and gVisor, in a network
+of its own; `forward` is the door to it. All end with the process that started them, however it ends.
 """
 
 import contextlib
 import ctypes
 import json
 import os
+import random
 import secrets
 import shutil
 import socket
@@ -16,7 +19,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +40,7 @@ class Cluster:
 
     kubeconfig: Path
     tools: Path | None = None  # a folder that holds kubectl (and helm); PATH otherwise
+    definitions: Path | None = None  # the kubeconfig of the server behind it that custom resources come from, if any
 
     @cached_property
     def environment(self) -> dict[str, str]:
@@ -80,9 +84,20 @@ class Cluster:
 
     def install(self, *definitions: dict[str, Any]) -> None:
         """CustomResourceDefinitions, until they are served. Not by server-side apply: old servers then refuse rules."""
-        names = [f"crd/{definition['metadata']['name']}" for definition in definitions]
         self.kubectl("apply", "--validate=false", "-f", "-", stdin=yaml.safe_dump_all(definitions))
-        self.kubectl("wait", "--for=condition=Established", "--timeout=100s", *names)
+        deadline = time.monotonic() + 100
+        for spec in (definition["spec"] for definition in definitions):
+            path = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
+            while not self._answers(path):
+                assert time.monotonic() < deadline, f"{path} is not served: {self.get('crd')}"
+                time.sleep(0.3)
+
+    def _answers(self, path: str) -> bool:
+        try:
+            self.kubectl("get", "--raw", path)
+        except AssertionError:
+            return False
+        return True
 
     def forget(self, release: str) -> None:
         """Deletes the CustomResourceDefinitions that a Helm release left behind: no other release may own them."""
@@ -93,14 +108,43 @@ class Cluster:
 
     @cached_property
     def version(self) -> tuple[int, int]:
-        """(major, minor) of the server."""
-        server = yaml.safe_load(self.kubectl("version", "-o", "yaml"))["serverVersion"]
-        return int(server["major"]), int(server["minor"].rstrip("+"))
+        """(major, minor) of the server of core kinds."""
+        major, minor = self._version(self.kubeconfig).removeprefix("v").split(".")[:2]
+        return int(major), int(minor)
 
-    @property
+    @cached_property
+    def described(self) -> str:
+        """The version of each server that answers here, for people."""
+        kubeconfigs = [self.kubeconfig, *([self.definitions] if self.definitions else [])]
+        return " + ".join(self._version(kubeconfig) for kubeconfig in kubeconfigs)
+
+    def _version(self, kubeconfig: Path) -> str:
+        answer = self.kubectl("--kubeconfig", kubeconfig, "get", "--raw", "/version")
+        return str(json.loads(answer)["gitVersion"])
+
+    @cached_property
     def has_cel(self) -> bool:
-        """Whether the server checks `x-kubernetes-validations`."""
-        return self.version >= (1, 25)
+        """Whether a definition keeps its rules here. The version does not tell: two servers may be behind it."""
+        rule = {"rule": "self == self", "message": "kept"}
+        schema = {"type": "object", "properties": {"spec": {"type": "integer", "x-kubernetes-validations": [rule]}}}
+        version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+        names = {"kind": "Probe", "plural": "probes"}
+        probe = {
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            "metadata": {"name": "probes.test.astra.farm"},
+            "spec": {"group": "test.astra.farm", "scope": "Namespaced", "names": names, "versions": [version]},
+        }
+        flags = ("--dry-run=server", "--validate=false", "-o", "json", "-f", "-")
+        return "kept" in self.kubectl("create", *flags, stdin=json.dumps(probe))
+
+    @cached_property
+    def helm_flags(self) -> tuple[str, ...]:
+        """What `helm install` and `helm upgrade` need here. Current servers need nothing."""
+        if self._answers("/openapi/v3"):
+            return ()
+        # servers before 1.25 refuse rules in a server-side apply, and drop them in any other
+        return ("--disable-openapi-validation", *(() if self.has_cel else ("--server-side=false",)))
 
     @contextlib.contextmanager
     def namespace(self, prefix: str = "test") -> Iterator[str]:
@@ -111,6 +155,15 @@ class Cluster:
             yield name
         finally:
             self.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@dataclass(frozen=True)
+class CrdServer(Cluster):
+    """A server without core kinds: objects may be in any namespace, and none is made."""
+
+    @contextlib.contextmanager
+    def namespace(self, prefix: str = "test") -> Iterator[str]:
+        yield f"{prefix}-{secrets.token_hex(4)}"
 
 
 @dataclass(frozen=True)
@@ -306,39 +359,140 @@ _KUBELET = "--image-gc-high-threshold=100"
 
 
 @contextlib.contextmanager
-def kit_node(kit: Path, binaries: Path) -> Iterator[Node]:
-    """The kit's node, for this process alone. `ASTRA_CLUSTER_RUN` names one that already runs; it is left running."""
+def kit_node(kit: Path, binaries: Path, *, current: bool) -> Iterator[Node]:
+    """The kit's node, for this process alone; `current`: with the hybrid as its control plane.
+
+    `ASTRA_CLUSTER_RUN` names one that already runs; it is left running.
+    """
     running = os.environ.get("ASTRA_CLUSTER_RUN")
     if running and (Path(running) / "ns.pid").exists():
         yield _reach(kit, binaries, Path(running))
         return
-    folder = Path(tempfile.mkdtemp(prefix="anode-"))
-    environment = {**os.environ, "ASTRA_CLUSTER_RUN": str(folder), "CG": folder.name, "EXTRA_KUBELET_ARGS": _KUBELET}
-    try:
-        _script(kit / "up.sh", environment, folder)
+    with contextlib.ExitStack() as stack:
+        scripts = stack.enter_context(_node_scripts(kit)) if current else kit
+
+        def environment(folder: Path) -> dict[str, str]:
+            return {"ASTRA_CLUSTER_RUN": str(folder), "CG": folder.name, "EXTRA_KUBELET_ARGS": _KUBELET}
+
+        folder = stack.enter_context(_started(scripts / "up.sh", scripts / "down.sh", environment))
         yield _reach(kit, binaries, folder)
+
+
+@contextlib.contextmanager
+def _node_scripts(kit: Path) -> Iterator[Path]:
+    """The kit, with an up.sh whose control plane is the hybrid."""
+    with tempfile.TemporaryDirectory(prefix="akit-") as name:
+        folder = Path(name)
+        for entry in kit.iterdir():
+            (folder / entry.name).symlink_to(entry)
+        text = (kit / "up.sh").read_text()
+        old = "$KIT/control-plane-up.sh $R/cp"
+        assert text.count(old) == 1, f"{kit / 'up.sh'} starts its control plane in another way"
+        (folder / "up.sh").unlink()
+        (folder / "up.sh").write_text(text.replace(old, "$KIT/hybrid-up.sh $R"))
+        (folder / "up.sh").chmod(0o755)
+        yield folder
+
+
+@contextlib.contextmanager
+def crd_server(kit: Path, binaries: Path) -> Iterator[CrdServer]:
+    """The kit's CRD server, for this process alone."""
+    scripts = kit / "crd-server"
+    with _started(scripts / "up.sh", scripts / "down.sh", lambda _: _ports(1)) as folder:
+        yield CrdServer(folder / "kubeconfig", binaries)
+
+
+@contextlib.contextmanager
+def hybrid(kit: Path, binaries: Path) -> Iterator[Cluster]:
+    """The kit's old control plane with its CRD server inside, for this process alone. Nobody schedules pods."""
+    with _started(kit / "hybrid-up.sh", kit / "hybrid-down.sh", lambda _: _ports(4) | {"WITH_SCHED": "0"}) as folder:
+        yield Cluster(folder / "cp" / "admin.kubeconfig", binaries, folder / "crds" / "kubeconfig")
+
+
+_TRIES = 3  # on a busy machine a server may outlast a script's patience
+
+
+@contextlib.contextmanager
+def _started(up: Path, down: Path, environment: Callable[[Path], dict[str, str]]) -> Iterator[Path]:
+    """The folder in which a script of the kit keeps what it started. All ends with the block, or with this process."""
+    with contextlib.ExitStack() as stack:
+        for left in reversed(range(_TRIES)):
+            folder = Path(tempfile.mkdtemp(prefix="anode-"))
+            variables = {**os.environ, **environment(folder)}
+            try:
+                with contextlib.ExitStack() as begun:
+                    begun.enter_context(_ended_by(down, folder, variables))
+                    _script(up, folder, variables)
+                    stack.push(begun.pop_all())
+                break
+            except AssertionError:
+                if not left:
+                    raise
+        yield folder
+
+
+# Waits for the end of its input, which is the end of the process that holds the other end.
+_GUARD = """
+read -r _
+"$0" "$1"; code=$?
+for _ in 1 2 3 4 5 6 7 8 9 10; do rm -rf "$1" && break; sleep 0.5; done
+exit $code
+"""
+
+
+@contextlib.contextmanager
+def _ended_by(down: Path, folder: Path, environment: dict[str, str]) -> Iterator[None]:
+    """Runs a script and removes the folder on leaving; should this process die before, the same happens then."""
+    command = ["sh", "-c", _GUARD, down, folder]
+    guard = subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # an interrupt of the tests is not its end
+    )
+    try:
+        yield
     finally:
-        _script(kit / "down.sh", environment, folder)
-        shutil.rmtree(folder, ignore_errors=True)
+        guard.communicate()
+    assert guard.returncode == 0, f"{down.name} exited {guard.returncode}"
+
+
+def _ports(count: int) -> dict[str, str]:
+    """PORT and EPORT as the kit's scripts take them: `count` and two free ports in a row, where no client's port is."""
+    while True:
+        first = random.randrange(20000, 32000)
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in range(first, first + count + 2):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            return {"PORT": str(first), "EPORT": str(first + count)}
 
 
 def _reach(kit: Path, binaries: Path, files: Path) -> Node:
-    """The node's own kubeconfig holds inside; this process goes through `forward`."""
-    config = yaml.safe_load((files / "cp" / "admin.kubeconfig").read_text())
-    port = forward(int((files / "ns.pid").read_text()), "10.200.0.1", 6443)
-    config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{port}"
-    kubeconfig = files / f"outside-{os.getpid()}.kubeconfig"
+    """The node's own kubeconfigs hold inside; this process goes through `forward`."""
+    crds = files / "crds" / "kubeconfig"
+    definitions = _outside(crds, files, "127.0.0.1", 6446) if crds.exists() else None
+    kubeconfig = _outside(files / "cp" / "admin.kubeconfig", files, "10.200.0.1", 6443)
+    return Node(kubeconfig, binaries, definitions, kit=kit, files=files)
+
+
+def _outside(inside: Path, files: Path, host: str, port: int) -> Path:
+    config = yaml.safe_load(inside.read_text())
+    here = forward(int((files / "ns.pid").read_text()), host, port)
+    config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{here}"
+    kubeconfig = inside.with_name(f"outside-{os.getpid()}.kubeconfig")
     kubeconfig.touch(mode=0o600)
     kubeconfig.write_text(yaml.safe_dump(config))
-    return Node(kubeconfig, binaries, kit, files)
+    return kubeconfig
 
 
-def _script(script: Path, environment: dict[str, str], folder: Path) -> None:
+def _script(script: Path, folder: Path, environment: dict[str, str]) -> None:
     """Output goes to a file: a pipe would stay open as long as the daemons that the script leaves behind."""
     log = folder.with_suffix(".log")
     with log.open("wb") as output:
         done = subprocess.run(
-            [script], env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False
+            [script, folder], env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False
         )
     text = log.read_text(errors="replace")
     log.unlink()

@@ -2,28 +2,34 @@
 
 | fixture | gives |
 |---|---|
-| `api_server` | a control plane: API server, garbage collection, no kubelet. About 15 s, 0.6 GB |
-| `node` | a whole node whose pods run, gVisor as RuntimeClass `gvisor`. About 40 s, 1 GB and 110 MB a gVisor pod |
+| `api_server` | a control plane: API server, garbage collection, no kubelet. About 15 s, 0.7 GB |
+| `old_api_server` | the kit's 1.20 alone, which drops the rules of definitions. About 15 s, 0.6 GB |
+| `crd_server` | a current server for definitions and custom resources alone. About 3 s, 0.2 GB |
+| `node` | a whole node whose pods run, gVisor as RuntimeClass `gvisor`. About 50 s, 1.2 GB and 110 MB a gVisor pod |
 
-Both last for the session, and are a `clusters.Cluster`: `kubeconfig`, `kubectl(...)`, `get(...)`, `apply(...)`,
-`namespace()`, `environment`, `version`. Tests make their own namespace and leave nothing outside it. A Python client
-is `kubernetes.config.new_client_from_config(str(api_server.kubeconfig))`.
+All last for the session, and are a `clusters.Cluster`: `kubeconfig`, `kubectl(...)`, `get(...)`, `apply(...)`,
+`namespace()`, `environment`, `has_cel`. Tests make their own namespace and leave nothing outside it. A Python client
+is `kubernetes.config.new_client_from_config(str(api_server.kubeconfig))`. pytest says at its end which servers it used.
 
 `crds` puts the three CRDs into `api_server`; `images` puts the project's images into `node`, and gives their names.
 
-Which cluster: `KUBECONFIG` if set (a kind cluster, say: both fixtures, and it must hold RuntimeClass `gvisor` and the
-images); `KUBEBUILDER_ASSETS` if set (envtest's binaries: `api_server` only); else the cluster kit, found by
-`ASTRA_CLUSTER_KIT` (`../shared/cluster`), once its `setup.sh` has run, as `make test-cluster` sees to. A node of the
-kit that should outlive one pytest run: `ASTRA_CLUSTER_RUN=/tmp/mine KIT/up.sh`, then pytest with the same variable.
+Which cluster: `KUBECONFIG` if set (a kind cluster, say; for all but `old_api_server`; `node` wants RuntimeClass gvisor
+and the images there); `KUBEBUILDER_ASSETS` if set (envtest's binaries, for `api_server` and `crd_server`); else the
+cluster kit, found by `ASTRA_CLUSTER_KIT` (`../shared/cluster`), once its `setup.sh` and `crd-server/setup.sh` have run,
+as `make test-cluster` sees to. The kit's `api_server` and `node` are then two in one: core kinds of 1.20, definitions
+and custom resources of the current server. A node of the kit that should outlive one pytest run:
+`ASTRA_CLUSTER_RUN=/tmp/mine KIT/up.sh`, then pytest with the same variable.
 """
 
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
-from clusters import Cluster, Node, control_plane, kit_node
+from clusters import Cluster, Node, control_plane, hybrid, kit_node
+from clusters import crd_server as crd_server_of
 
 from astra_api import crds as definitions
 
@@ -33,41 +39,116 @@ _KIT_BINARIES = _KIT_HOME / "kbin"
 _IMAGE_CACHE = _KIT_HOME / "astra-farm"
 IMAGES = ("sandbox", "operator", "synth", "trainer")
 TAG = "test"
+C = TypeVar("C", bound=Cluster)
 
 
-def _kit(*programs: str) -> Path:
-    kit = (ROOT / os.environ.get("ASTRA_CLUSTER_KIT", "../shared/cluster")).resolve()
+_SERVERS = pytest.StashKey[dict[str, str]]()
+_CONTROL_PLANE = ("kbin/etcd", "kbin/kube-apiserver", "kbin/kube-controller-manager", "kbin/kubectl")
+_CRD_SERVER = ("crd-server/bin/crdserver", "crd-server/bin/etcd", "kbin/kubectl")
+_NODE = ("kbin/kubelet", "kbin/kube-proxy", "kbin/runsc", "kbin/containerd-shim-runsc-v1", "images/py.tar")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_SERVERS] = {}
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    used = "; ".join(f"{name} {versions}" for name, versions in sorted(config.stash[_SERVERS].items()))
+    terminalreporter.write_line(f"servers: {used or 'none'}")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """What a worker of pytest-xdist used."""
+    node.config.stash[_SERVERS].update(getattr(node, "workeroutput", {}).get("servers", {}))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["servers"] = session.config.stash[_SERVERS]
+
+
+Used = Callable[[str, C], C]
+
+
+@pytest.fixture(scope="session")
+def used(pytestconfig: pytest.Config) -> Used:
+    """Notes for the summary that a cluster was used under a name, and gives it back."""
+
+    def note(name: str, cluster: C) -> C:
+        pytestconfig.stash[_SERVERS][name] = cluster.described
+        return cluster
+
+    return note
+
+
+def _kit(*files: str) -> Path:
+    """The cluster kit, with these files built."""
+    kit = _kit_folder()
     if not (kit / "up.sh").exists():
         pytest.skip(f"needs a cluster: KUBECONFIG, KUBEBUILDER_ASSETS, or the cluster kit (not at {kit})")
-    missing = [program for program in programs if not os.access(_KIT_BINARIES / program, os.X_OK)]
+    missing = [file for file in files if not (_KIT_HOME / file).exists()]
     if missing:
-        pytest.skip(f"the cluster kit lacks {', '.join(missing)}: run {kit / 'setup.sh'}")
+        setup = "crd-server/setup.sh" if set(missing) <= {*_CRD_SERVER} else "setup.sh"
+        pytest.skip(f"the cluster kit lacks {', '.join(missing)}: run {kit / setup}")
     return kit
 
 
+def _kit_folder() -> Path:
+    return (ROOT / os.environ.get("ASTRA_CLUSTER_KIT", "../shared/cluster")).resolve()
+
+
+def _kit_is_current() -> bool:
+    """Whether the kit has a current server for definitions. Then its absence is no reason to do without."""
+    return (_kit_folder() / "hybrid-up.sh").exists()
+
+
 @pytest.fixture(scope="session")
-def api_server() -> Iterator[Cluster]:
+def api_server(request: pytest.FixtureRequest, used: Used) -> Iterator[Cluster]:
     """A control plane without a kubelet."""
     if given := os.environ.get("KUBECONFIG"):
-        yield Cluster(Path(given))
+        yield used("KUBECONFIG", Cluster(Path(given)))
     elif assets := os.environ.get("KUBEBUILDER_ASSETS"):
         with control_plane(Path(assets), Path(assets)) as cluster:
-            yield cluster
+            yield used("KUBEBUILDER_ASSETS", cluster)
+    elif _kit_is_current():
+        with hybrid(_kit(*_CONTROL_PLANE, *_CRD_SERVER), _KIT_BINARIES) as cluster:
+            yield used("control plane", cluster)
     else:
-        _kit("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
-        with control_plane(_KIT_BINARIES, _KIT_BINARIES) as cluster:
-            yield cluster
+        yield request.getfixturevalue("old_api_server")
 
 
 @pytest.fixture(scope="session")
-def node() -> Iterator[Node]:
+def old_api_server(used: Used) -> Iterator[Cluster]:
+    """The kit's control plane alone: it drops the rules of definitions."""
+    _kit(*_CONTROL_PLANE)
+    with control_plane(_KIT_BINARIES, _KIT_BINARIES) as cluster:
+        yield used("old control plane", cluster)
+
+
+@pytest.fixture(scope="session")
+def crd_server(request: pytest.FixtureRequest, used: Used) -> Iterator[Cluster]:
+    """A current server for definitions and custom resources; it need not have any other kind."""
+    if os.environ.get("KUBECONFIG") or os.environ.get("KUBEBUILDER_ASSETS"):
+        cluster: Cluster = request.getfixturevalue("api_server")
+        if not cluster.has_cel:
+            pytest.skip(f"needs Kubernetes 1.25, which keeps the rules of definitions; this is {cluster.described}")
+        yield cluster
+    else:
+        with crd_server_of(_kit(*_CRD_SERVER), _KIT_BINARIES) as server:
+            yield used("CRD server", server)
+
+
+@pytest.fixture(scope="session")
+def node(used: Used) -> Iterator[Node]:
     """A node whose pods run."""
     if given := os.environ.get("KUBECONFIG"):
-        yield Node(Path(given))
+        yield used("KUBECONFIG", Node(Path(given)))
     else:
-        kit = _kit("etcd", "kube-apiserver", "kubelet", "kube-proxy", "kubectl", "runsc", "containerd-shim-runsc-v1")
-        with kit_node(kit, _KIT_BINARIES) as cluster:
-            yield cluster
+        current = _kit_is_current()
+        kit = _kit(*_CONTROL_PLANE, *_NODE, *(_CRD_SERVER if current else ()))
+        with kit_node(kit, _KIT_BINARIES, current=current) as cluster:
+            yield used("node", cluster)
 
 
 @pytest.fixture(scope="session")

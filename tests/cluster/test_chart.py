@@ -29,11 +29,11 @@ def helm(
     }
     file = tmp_path_factory.mktemp("chart") / "values.yaml"
     file.write_text(yaml.safe_dump(values))
-    # servers before 1.25 refuse CEL rules in a server-side apply, and drop them in any other
-    applied = [] if node.has_cel else ["--server-side=false", "--disable-openapi-validation"]
 
     def run(verb: str, *flags: str) -> str:
-        chart = [CHART, "-f", file, *applied, "--wait", "--timeout", "8m"] if verb in ("install", "upgrade") else []
+        chart = (
+            [CHART, "-f", file, *node.helm_flags, "--wait", "--timeout", "8m"] if verb in ("install", "upgrade") else []
+        )
         return node.run("helm", verb, RELEASE, *chart, "-n", NAMESPACE, *flags, timeout=600)
 
     node.kubectl("create", "namespace", NAMESPACE)

@@ -103,8 +103,7 @@ def farm(node: Node, kube: Kube, tmp_path_factory: pytest.TempPathFactory) -> It
     file = tmp_path_factory.mktemp("chart") / "values.yaml"
     file.write_text(yaml.safe_dump(values))
     chart = ROOT / "helm" / "astra-farm"
-    old = ("--server-side=false", "--disable-openapi-validation")  # drop the rules that an old server does not know
-    flags = ("-n", SYSTEM, "--create-namespace", *(() if node.has_cel else old))
+    flags = ("-n", SYSTEM, "--create-namespace", *node.helm_flags)
     node.run("helm", "install", RELEASE, chart, *flags, "-f", file, timeout=300)
     node.kubectl("create", "namespace", LAB)
     volume = Path(f"/tmp/astra-volume-{os.getpid()}")

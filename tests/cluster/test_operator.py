@@ -1,6 +1,5 @@
 """The operator against a real API server and real controllers; a stand-in plays the kubelet."""
 
-import json
 import random
 import socket
 import threading
@@ -13,106 +12,25 @@ from typing import Any
 import pytest
 import yaml
 from clusters import Cluster
+from labs import Lab, city, lab_in, run_spec, with_kinds
 from operators import RunningOperator, eventually
-from standin import KubeletStandIn, ended, kube_of
+from standin import ended, kube_of
 
-from astra_api.kube import CONFIG_MAP, ENVIRONMENT, EVENT, SECRET, SYNTHESIS_RUN, TRAINING_RUN, Kind, Kube, KubeError
+from astra_api.kube import ENVIRONMENT, SYNTHESIS_RUN, TRAINING_RUN, Kube, KubeError
 from astra_operator.manifests.identity import MANAGED
-from astra_operator.manifests.job import CLAIM, JOB, RBAC_ROLE, ROLE_BINDING, SERVICE_ACCOUNT
-from astra_operator.manifests.pool import NETWORK_POLICY, SERVICE, STATEFUL_SET
-
-ROOT = Path(__file__).parents[2]
-CITY = ROOT / "examples" / "environments" / "city-trip.yaml"
-EVERYTHING = (
-    CONFIG_MAP, SECRET, SERVICE, STATEFUL_SET, NETWORK_POLICY, JOB, CLAIM, SERVICE_ACCOUNT, RBAC_ROLE, ROLE_BINDING,
-    Kind("policy/v1beta1", "PodDisruptionBudget", "poddisruptionbudgets"),
-)  # fmt: skip
-
-
-class Lab:
-    """A namespace with an operator of its own."""
-
-    def __init__(self, cluster: Cluster, namespace: str, operator: RunningOperator, kubelet: KubeletStandIn) -> None:
-        self.cluster, self.namespace, self.operator, self.kubelet = cluster, namespace, operator, kubelet
-        self.kube = kubelet.kube
-
-    def make(self, kind: Kind, name: str, spec: dict[str, Any], **metadata: Any) -> dict[str, Any]:
-        body = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": {"name": name, **metadata}, "spec": spec}
-        return self.kube.create(kind, self.namespace, body)
-
-    def status(self, kind: Kind, name: str) -> dict[str, Any]:
-        return (self.kube.get(kind, self.namespace, name) or {}).get("status") or {}
-
-    def condition(self, kind: Kind, name: str, of: str) -> dict[str, Any]:
-        conditions = self.status(kind, name).get("conditions") or []
-        return next((condition for condition in conditions if condition["type"] == of), {})
-
-    def change(self, kind: Kind, name: str, spec: dict[str, Any]) -> None:
-        what = f"{kind.plural}.{kind.api_version.partition('/')[0]}"
-        patch = json.dumps({"spec": spec})
-        self.cluster.kubectl("patch", what, name, "-n", self.namespace, "--type=merge", "-p", patch)
-
-    def wait_phase(self, kind: Kind, name: str, phase: str, seconds: float = 180.0) -> None:
-        eventually(
-            lambda: self.status(kind, name).get("phase") == phase,
-            seconds,
-            what=lambda: f"{name}: {phase}; {self.status(kind, name)}\n{self.operator.log[-3000:]}",
-        )
-
-    def made(self) -> set[tuple[str, str]]:
-        """(kind, name) of all that the operator made here, its verification pool aside."""
-        found = {
-            (kind.kind, item["metadata"]["name"])
-            for kind in EVERYTHING
-            for item in self.kube.list(kind, self.namespace, MANAGED)
-        }
-        return {(kind, name) for kind, name in found if not name.startswith("verify-")}
-
-    def events(self, name: str) -> list[str]:
-        return [
-            f"{event['type']} {event['reason']}: {event['message']}"
-            for event in self.kube.list(EVENT, self.namespace, fields=f"involvedObject.name={name}")
-        ]
+from astra_operator.manifests.job import JOB, RBAC_ROLE
+from astra_operator.manifests.pool import NETWORK_POLICY, STATEFUL_SET
 
 
 @pytest.fixture(scope="module")
 def cluster(api_server: Cluster) -> Cluster:
-    for file in sorted((ROOT / "helm" / "astra-farm" / "files" / "crds").glob("*.yaml")):
-        with suppress(AssertionError):  # it is there already; an old server drops the rules that it does not know
-            api_server.kubectl("create", "--validate=false", "-f", file)
-    gvisor = {
-        "apiVersion": "node.k8s.io/v1",
-        "kind": "RuntimeClass",
-        "metadata": {"name": "gvisor"},
-        "handler": "runsc",
-    }
-    api_server.apply(gvisor)
-    kube = kube_of(api_server)
-    eventually(lambda: all(kube.offers(kind.api_version) for kind in (ENVIRONMENT, TRAINING_RUN)))
-    return api_server
+    return with_kinds(api_server)
 
 
 @pytest.fixture
 def lab(cluster: Cluster, tmp_path: Path) -> Iterator[Lab]:
-    with cluster.namespace("lab") as namespace:
-        kube = kube_of(cluster)
-        eventually(lambda: kube.get(SERVICE_ACCOUNT, namespace, "default"))
-        with (
-            KubeletStandIn(kube, namespace).started() as kubelet,
-            RunningOperator(cluster, namespace, tmp_path / "operator.log") as operator,
-        ):
-            yield Lab(cluster, namespace, operator, kubelet)
-
-
-def city(number: int = 0) -> dict[str, Any]:
-    spec: dict[str, Any] = yaml.safe_load(CITY.read_text())["spec"]
-    spec["question"] += f" ({number})" if number else ""
-    spec["source"] += f"\n_NUMBER = {number}\n"
-    return spec
-
-
-def run_spec(**changes: Any) -> dict[str, Any]:
-    return {"model": {"preset": "tiny"}, "rl": {"steps": 3}, "sandboxes": {"replicas": 1}} | changes
+    with lab_in(cluster, tmp_path) as made:
+        yield made
 
 
 def test_environments_are_verified_rejected_mended_and_changed(lab: Lab) -> None:
@@ -120,8 +38,6 @@ def test_environments_are_verified_rejected_mended_and_changed(lab: Lab) -> None
     wrong = city(1)
     wrong["steps"][0]["answer"] = 1
     lab.make(ENVIRONMENT, "wrong", wrong)
-    both = city(2) | {"sourceRef": {"configMap": "tools", "key": "a.py"}}
-    lab.make(ENVIRONMENT, "both", both)
     refers = {key: value for key, value in city(3).items() if key != "source"}
     lab.make(ENVIRONMENT, "refers", refers | {"sourceRef": {"configMap": "tools", "key": "a.py"}})
     lab.cluster.apply(
@@ -135,13 +51,10 @@ def test_environments_are_verified_rejected_mended_and_changed(lab: Lab) -> None
     lab.wait_phase(ENVIRONMENT, "good", "Verified")
     lab.wait_phase(ENVIRONMENT, "refers", "Verified")
     lab.wait_phase(ENVIRONMENT, "wrong", "Rejected")
-    lab.wait_phase(ENVIRONMENT, "both", "Rejected")
     assert lab.condition(ENVIRONMENT, "wrong", "Verified")["reason"] == "GoldMismatch"
     assert any("spec.steps[0].call" in event for event in lab.events("wrong"))
-    assert lab.condition(ENVIRONMENT, "both", "Accepted")["reason"] == "InvalidSpec"
-    assert any("exactly one of source and sourceRef" in event for event in lab.events("both"))
-    lab.change(ENVIRONMENT, "both", {"sourceRef": None})
-    lab.wait_phase(ENVIRONMENT, "both", "Verified")
+    lab.change(ENVIRONMENT, "wrong", {"steps": city(1)["steps"]})
+    lab.wait_phase(ENVIRONMENT, "wrong", "Verified")
     before = lab.status(ENVIRONMENT, "good")["digest"]
     lab.change(ENVIRONMENT, "good", {"question": "How many fewer people live in the smaller of Paris and Rome?"})
     eventually(lambda: lab.status(ENVIRONMENT, "good").get("digest") != before)
@@ -170,12 +83,6 @@ def test_a_training_run_from_beginning_to_deletion(lab: Lab) -> None:
     eventually(lambda: lab.kube.get(JOB, lab.namespace, "train-tiny"), 180, what=lambda: lab.operator.log[-2000:])
     assert lab.condition(TRAINING_RUN, "tiny", "NetworkIsolated")["status"] == "True"
     _check_rights(lab)
-    # a field that may not change, then one that may
-    lab.change(TRAINING_RUN, "tiny", {"seed": 5})
-    eventually(lambda: lab.condition(TRAINING_RUN, "tiny", "Accepted").get("reason") == "ImmutableField")
-    assert any("spec.seed" in event for event in lab.events("tiny"))
-    lab.change(TRAINING_RUN, "tiny", {"seed": 0})
-    eventually(lambda: lab.condition(TRAINING_RUN, "tiny", "Accepted").get("status") == "True")
     lab.change(TRAINING_RUN, "tiny", {"suspend": True})
     lab.wait_phase(TRAINING_RUN, "tiny", "Suspended")
     assert lab.kube.get(JOB, lab.namespace, "train-tiny") is None
@@ -258,16 +165,6 @@ def test_a_synthesis_run_has_a_job_that_may_create_environments_and_nothing_else
     lab.wait_phase(SYNTHESIS_RUN, "geo", "Running")
     lab.kubelet.job_says = ended(0)
     lab.wait_phase(SYNTHESIS_RUN, "geo", "Succeeded")
-
-
-def test_bad_runs_name_the_field(lab: Lab) -> None:
-    lab.make(TRAINING_RUN, "odd", run_spec(rl={"groupSize": 3, "batchSize": 4}))
-    lab.wait_phase(TRAINING_RUN, "odd", "Failed")
-    assert "spec.rl" in lab.condition(TRAINING_RUN, "odd", "Accepted")["message"]
-    assert any("multiple of groupSize" in event for event in lab.events("odd"))
-    lab.make(ENVIRONMENT, "city", city())
-    lab.change(TRAINING_RUN, "odd", {"rl": {"batchSize": 6}})
-    eventually(lambda: lab.kube.get(JOB, lab.namespace, "train-odd"), 180)
 
 
 def test_an_operator_killed_at_random_moments_loses_and_doubles_nothing(lab: Lab) -> None:
