@@ -23,18 +23,26 @@ def train(
     """Train as a TrainingRun says: SFT, then RL, each evaluated on held-out environments.
 
     The same command again goes on where it stopped. OUT then holds metrics.jsonl, trajectories, checkpoints and
-    report.html. Exit code 0: done. 1: the sandboxes failed. 2: the run or its environments cannot be used.
+    report.html. With spec.checkpoint.objectStore, checkpoints are copied to s3://, gs:// or file:// beside training;
+    credentials are those of the environment (AWS_..., GOOGLE_APPLICATION_CREDENTIALS). Exit code 0: done. 1: the
+    sandboxes failed, or not all checkpoints could be copied. 2: the run, its environments or its object store cannot be
+    used.
     """
     training_run, environments = load_run(file)
     try:
         from astra_trainer.local_run import train_here
+        from astra_trainer.object_store.uploading import UploadFailed
         from astra_trainer.progress import Bars
         from astra_trainer.report import write_report
     except ImportError as error:
         raise BadInput(f"astra train needs {error.name}; install astra-farm[sandbox,trainer]") from None
     output_folder(out)
-    with Bars() as bars:
-        checkpoint = train_here(training_run, environments, out, bars)
+    try:
+        with Bars() as bars:
+            checkpoint = train_here(training_run, environments, out, bars)
+    except UploadFailed:
+        print(f"report: {write_report(out)}")
+        raise
     print(f"checkpoint: {checkpoint}")
     print(f"report: {write_report(out)}")
     return 0

@@ -23,6 +23,7 @@ from astra_api.training_run import TrainingRun
 from astra_sandbox.interface import SandboxError
 from astra_trainer.kept_environments import read_environments, write_environments
 from astra_trainer.local_run import interruptible, train_in_pool
+from astra_trainer.object_store.uploading import UploadFailed
 from astra_trainer.report import write_report
 
 KEPT = Path("environments") / "verified.json"
@@ -56,7 +57,11 @@ def _main(file: Path, out: Path) -> int:
     _wait_until_alone(out)
     environments = keep_environments(run, kube, namespace, out)
     with StatusWriter(kube, TRAINING_RUN, namespace, run.metadata.name, os.environ.get("ASTRA_RUN_UID")) as status:
-        interruptible(train_in_pool(run, environments, out, StatusProgress(status, out)))
+        try:
+            interruptible(train_in_pool(run, environments, out, StatusProgress(status, out)))
+        except UploadFailed:
+            write_report(out)
+            raise
     write_report(out)
     return 0
 
@@ -120,7 +125,10 @@ class StatusProgress:
 
     def line(self, line: Mapping[str, Any]) -> None:
         if line["kind"] == "evaluation":
-            self._status.say(stage=line["stage"], lastCheckpoint=self._last_checkpoint())
+            evaluated = {"stage": line["stage"], "lastCheckpoint": self._last_checkpoint()}
+            if line.get("holdout_success") is not None:
+                evaluated["success"] = round(float(line["holdout_success"]), 6)
+            self._status.say(**evaluated)
             return
         step = int(line["step"])
         said: dict[str, Any] = {"phase": "Training", "stage": line["stage"], "step": step}

@@ -19,6 +19,7 @@ from astra_trainer.chat import ChatFormat, ChatTemplateError
 from astra_trainer.compute import compute
 from astra_trainer.evaluation import Evaluation, evaluate
 from astra_trainer.mixing import ToolMixer
+from astra_trainer.object_store.uploading import uploading
 from astra_trainer.progress import Progress, Silence
 from astra_trainer.reinforcement import reinforce
 from astra_trainer.run_directory import CONTAINMENT, Position, RunDirectory, Stage, open_run
@@ -40,8 +41,9 @@ async def train(
 ) -> Path:
     """Runs or resumes a TrainingRun in `out`; returns the folder of its last checkpoint.
 
-    Raises BadInput for what the user can mend, SandboxError when the sandboxes fail for good. Cancelling it is safe at
-    any moment: the unit of work that was under way is done again by the next call.
+    Raises BadInput for what the user can mend, SandboxError when the sandboxes fail for good, and UploadFailed when all
+    is done but not all snapshots are in object storage. Cancelling it is safe at any moment: the unit of work that was
+    under way is done again by the next call.
     """
     spec = run.spec
     if spec.suspend:
@@ -54,9 +56,11 @@ async def train(
     except ValueError as error:
         raise BadInput(f"spec.{error}") from None
     run = _contained(run, await sandbox.status())
+    heard = progress or Silence()
     with open_run(out, run, _digest(environments)) as directory:
-        work, start = await _prepare(run, split, directory, sandbox, progress or Silence())
-        return await _finish(work, start, stages)
+        async with uploading(run, out, heard):
+            work, start = await _prepare(run, split, directory, sandbox, heard)
+            return await _finish(work, start, stages)
 
 
 @dataclass(frozen=True)

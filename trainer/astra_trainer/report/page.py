@@ -87,6 +87,8 @@ def _facts(record: RunRecord, trained: dict[Stage, Trained], held_out: int) -> l
         ("Environments", f"{len(names):,} trained on · {held_out:,} held out, {len(domains)} domains"),
         ("Time", f"{duration(record.seconds)} in steps and evaluations"),
     ]
+    if record.uploads is not None:
+        facts.append(("Object storage", visible(record.uploads)))
     containment = record.run.metadata.annotations.get(CONTAINMENT)
     return [*facts, ("Sandboxes", visible(containment.removeprefix("sandbox containment: ")))] if containment else facts
 

@@ -14,6 +14,7 @@ from astra_api.errors import BadInput
 from astra_api.records import Trajectory
 from astra_api.training_run import TrainingRun
 from astra_api.yaml_documents import documents
+from astra_trainer.object_store.uploading import FILE as UPLOADS
 from astra_trainer.run_directory import Stage
 
 STAGES: tuple[Stage, ...] = ("base", "sft", "rl")
@@ -52,6 +53,16 @@ class RunRecord:
     def seconds(self) -> float:
         """Spent in steps and evaluations."""
         return math.fsum(second for second in series(self.lines, "seconds") if math.isfinite(second))
+
+    @property
+    def uploads(self) -> str | None:
+        """How many snapshots are in object storage, and where; None if none were to go there."""
+        file = self.directory / UPLOADS
+        if self.run.spec.checkpoint.object_store is None or not file.exists():
+            return None
+        found = json.loads(file.read_bytes())
+        here = len(list((self.directory / "checkpoints").glob("[!.]*")))
+        return f"{len(found['snapshots'])} of {here} checkpoints in {found['url']}"
 
     def held_out(self, stage: Stage) -> list[Trajectory]:
         """The rollouts of a stage's last evaluation; none if it has none. Raises BadInput for a damaged file."""
