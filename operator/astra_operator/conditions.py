@@ -4,14 +4,19 @@
 |---|---|---|---|
 | all | Accepted | Accepted | InvalidSpec, ImmutableField |
 | Environment | Verified | Verified | a Reason of astra_sandbox.verification, InvalidSpec, ConfigMapNotFound |
-| Environment | Ready | Shared, Serving | NotVerified, Starting |
+| Environment | Ready | Shared, Serving | NotVerified, NotProvisioned, Starting |
+| all | Provisioned | Provisioned | ForeignObject, Collecting, Refused |
+| all | Stalled | the reason of Failed or Verified | NotStalled |
+| runs | Ready | the phase | the phase |
+| runs in a queue | Queued | WaitingForAdmission, Preempted | Admitted, NotQueued |
+| runs in a queue | QuotaReserved | Admitted | WaitingForAdmission, Preempted, NotQueued |
 | runs | SandboxesReady | SandboxesReady | Starting, Released |
 | runs | NetworkIsolated | EgressRefused | EgressOpen, NotProbed |
 | TrainingRun | EnvironmentsReady | Verified | NoneVerified, Verifying |
 | TrainingRun with several nodes | VolumeShared | ReadWriteMany | ClaimNotShared, ClaimMissing |
-| TrainingRun | Suspended | Suspended | NotSuspended |
+| TrainingRun | Suspended | Suspended, Preempted | NotSuspended |
 | runs | Complete | Completed | NotFinished |
-| runs | Failed | InvalidSpec, BadInput, RetriesExhausted, DeadlineExceeded, JobFailed, KubeRayMissing | NotFailed |
+| runs | Failed | InvalidSpec, BadInput, RetriesExhausted, DeadlineExceeded, JobFailed, KubeRayMissing | NotFailed, Resumed |
 """
 
 from collections.abc import Iterable

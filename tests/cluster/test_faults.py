@@ -94,7 +94,7 @@ def test_objects_of_somebody_else_are_named_and_never_touched(lab: Lab) -> None:
         assert now is not None, f"{kind.kind} {name} was deleted with the run"
         assert now["metadata"]["uid"] == old["metadata"]["uid"]
         assert not now["metadata"].get("ownerReferences")
-        assert not now["metadata"].get("labels")
+        assert now["metadata"].get("labels") == old["metadata"].get("labels")
         for part in ("data", "roleRef"):
             assert now.get(part) == old.get(part)
 
