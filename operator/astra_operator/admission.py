@@ -2,8 +2,9 @@
 
 from typing import Any, NamedTuple
 
+from astra_api import synthesis_run, training_run
 from astra_api.synthesis_run import SynthesisRun
-from astra_api.training_run import FREE, TrainingRun
+from astra_api.training_run import TrainingRun
 from astra_operator import synthesis, training
 from astra_operator.accepting import Problem, changed_fields, read
 from astra_operator.farm import Farm
@@ -35,7 +36,7 @@ def admit(
         here = synthesis.unrunnable(current, farm)
     if begun is None:
         return Admission(None if here else current, here, False)
-    free = FREE if model is TrainingRun else ()
+    free = training_run.FREE if model is TrainingRun else synthesis_run.FREE
     before, after = (run.spec.model_dump(mode="json", by_alias=True) for run in (begun, current))
     taken = [field for field in free if not here or field not in training.PLACE]
     accepted = model.model_validate(

@@ -20,6 +20,7 @@ _TIMEOUT = (5.0, 30.0)  # seconds: to connect, to answer
 _WATCH_TIMEOUT = (5.0, 90.0)  # a server sends a bookmark every minute
 _PAGE = 250  # objects in one answer to a list
 _NEVER_STORED = "1"  # a resourceVersion that no object has: etcd counts from it
+_NO_VERSION = "resourceVersion should not be set on objects to be created"  # of Services, before Kubernetes 1.23
 _JSON = "application/json"
 _METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -205,7 +206,10 @@ class Kube:
         except KubeError as error:
             if uid is not None and error.status == 422 and "metadata.uid" in str(error):
                 raise KubeError(409, str(error), error.reason) from None
-            raise
+            if uid is not None or _NO_VERSION not in str(error):
+                raise
+        del body["metadata"]["resourceVersion"]
+        return self._call("POST", kind.path(namespace), {"fieldManager": manager}, body)
 
     def annotate(self, kind: Kind, namespace: str, name: str, annotations: Mapping[str, str]) -> Object:
         """Sets annotations of an object."""
