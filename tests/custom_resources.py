@@ -114,6 +114,7 @@ BAD = [  # the object, a word of the refusal
     (environment(sandbox={"replicas": 1001}), "spec.sandbox.replicas"),
     (environment(sandbox={"memory": "lots"}), "spec.sandbox.memory"),
     (environment(sandbox={"memory": "0Mi"}), "spec.sandbox.memory"),
+    (environment(sandbox={"memory": "256m"}), "spec.sandbox: memory must be at least 1M"),
     (environment(steps=[]), "spec.steps"),
     (_step(tolerance=0.5), "tolerance needs match: numeric"),
     (synthesis_run(count=0, environments=TABLES), "spec.count"),

@@ -26,7 +26,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, NoDefault
 from pydantic_core import core_schema
 
 from astra_api import synthesis_run, training_run
-from astra_api.environment import Environment
+from astra_api.environment import LEAST_MEMORY, Environment
 from astra_api.pod_template import NETWORK, RESERVED, ROOT
 from astra_api.resource import API_VERSION, GROUP, Resource
 from astra_api.synthesis_run import SynthesisRun, SynthesisRunSpec
@@ -246,6 +246,10 @@ RULES: dict[str, tuple[Rule, ...]] = {
     ),
     "EnvironmentSandbox": (
         Rule("self.isolation != 'pod' || self.replicas >= 1", "isolation: pod needs replicas of at least 1"),
+        Rule(
+            f"quantity(string(self.memory)).compareTo(quantity('{LEAST_MEMORY}')) >= 0",
+            f"memory must be at least {LEAST_MEMORY}; 256Mi does for most",
+        ),
     ),
     "EnvironmentSpec": (_one_of("source", "sourceRef"),),
     "ToolCount": (_ORDERED,),

@@ -9,10 +9,21 @@ from pydantic import Field, PrivateAttr, model_validator
 from astra_api.canonical import digest
 from astra_api.matching import Match, matches
 from astra_api.records import Toolset, ToolSpec
-from astra_api.resource import API_VERSION, Conditions, Integer, Json, ObjectMeta, Positive, PositiveQuantity, Resource
+from astra_api.resource import (
+    API_VERSION,
+    Conditions,
+    Integer,
+    Json,
+    ObjectMeta,
+    Positive,
+    PositiveQuantity,
+    Resource,
+    quantity,
+)
 
 Scenario = Literal["single-hop", "parallel-single-hop", "multi-hop", "parallel-multi-hop"]
 MAX_SOURCE_BYTES = 128 * 1024
+LEAST_MEMORY = "1M"  # of a session; less is a slip, such as 256m
 
 StepId = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_]*[A-Za-z0-9])?$", max_length=63)]
 
@@ -93,12 +104,18 @@ class EnvironmentSandbox(Resource):
     timeout_seconds: Annotated[Positive, Field(le=600)] = 5.0
     """Seconds that one call of a tool may take on the clock."""
     memory: PositiveQuantity = "256Mi"
-    """Memory that one session may use."""
+    """Memory that one session may use: at least 1M."""
 
     @model_validator(mode="after")
     def _pod_needs_replicas(self) -> Self:
         if self.isolation == "pod" and self.replicas < 1:
             raise ValueError("isolation: pod needs replicas of at least 1")
+        return self
+
+    @model_validator(mode="after")
+    def _memory_for_a_session(self) -> Self:
+        if quantity(self.memory) < quantity(LEAST_MEMORY):
+            raise ValueError(f"memory must be at least {LEAST_MEMORY}, not {self.memory}; 256Mi does for most")
         return self
 
 

@@ -1,7 +1,7 @@
 """What all three custom resources share: metadata, conditions, strict scalars, selectors, quantities."""
 
 import re
-from decimal import ROUND_CEILING, Decimal
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -47,11 +47,10 @@ _NUMBER, _POSITIVE_NUMBER = (
     r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+",
     r"0*[1-9][0-9]*(?:\.[0-9]*)?|[0-9]*\.[0-9]*[1-9][0-9]*",
 )
-_SUFFIX = r"[KMGTPE]i|[numkMGTPE]|[eE][-+]?[0-9]{1,3}"
+_SUFFIX = r"[KMGTPE]i|[numkMGTPE]|[eE][-+]?[0-9]{1,2}"
 _QUANTITY = re.compile(rf"\+?({_NUMBER})({_SUFFIX})?")
 _SCALE = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}  # powers of ten
 _BINARY_SCALE = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}  # powers of two
-_FINEST, _LARGEST = Decimal("1e-9"), Decimal(2**63 - 1)
 
 
 def _check_labels(labels: dict[str, str]) -> dict[str, str]:
@@ -82,16 +81,14 @@ def quantity(text: str) -> float:
 
 
 def _exact(text: str) -> Decimal:
-    """As Kubernetes counts it: rounded up to a billionth, and no more than 2^63 - 1. Raises ValueError."""
+    """The same, exact. Raises ValueError."""
     match = _QUANTITY.fullmatch(text)
     if not match:
         raise ValueError(f"{text!r} is not a quantity of at least 0 such as 256Mi, 2Gi or 500m")
     number, suffix = Decimal(match[1]), match[2] or ""
     if suffix in _BINARY_SCALE:
-        number *= 2 ** _BINARY_SCALE[suffix]
-    else:
-        number = number.scaleb(_SCALE[suffix] if suffix in _SCALE else int(suffix[1:]))
-    return number.quantize(_FINEST, ROUND_CEILING) if number < _LARGEST else _LARGEST
+        return number * (1 << _BINARY_SCALE[suffix])
+    return number.scaleb(_SCALE[suffix] if suffix in _SCALE else int(suffix[1:]))
 
 
 def _check_quantity(value: Any) -> Any:

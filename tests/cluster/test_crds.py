@@ -64,9 +64,9 @@ def test_short_names_columns_and_category(crds: Cluster) -> None:
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("environment.spec.steps.match", "How a result is compared"),
-        ("synthesisrun.spec.count", "How many"),
-        ("trainingrun.spec.rl.maxTurns", "Assistant turns"),
+        ("environment.spec.steps.match", "Comparison that a result must pass"),
+        ("synthesisrun.spec.count", "Number of objects to make"),
+        ("trainingrun.spec.rl.maxTurns", "Number of turns"),
         ("trainingrun.status.reward", "Mean reward"),
     ],
 )

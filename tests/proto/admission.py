@@ -125,8 +125,7 @@ def _quantity(text: str) -> str:
         mantissa, _, exponent = text.lower().partition("e")
         factor, number = Fraction(10) ** int(exponent or 0), mantissa
     whole, _, part = number.lstrip("+").partition(".")
-    exact = Fraction(int(f"0{whole}{part}"), 10 ** len(part)) * factor
-    return str(min(Fraction(-(-exact * 10**9 // 1), 10**9), Fraction(2**63 - 1)))
+    return str(Fraction(int(f"0{whole}{part}"), 10 ** len(part)) * factor)
 
 
 def _compare(left: str, right: str) -> int:

@@ -284,6 +284,8 @@ class _Messages:
                 entry.type, entry.type_name = 11, f".crd.{self.message(made, f'M{next(self.numbers)}', inner)}"
             elif inner.get("type") in self._SCALARS:
                 entry.type = self._SCALARS[inner["type"]]
+            elif "x-kubernetes-int-or-string" in inner:
+                entry.type, entry.type_name = 11, ".google.protobuf.Value"
             elif "x-kubernetes-int-or-string" in inner.get("additionalProperties", {}):
                 entry.type, entry.type_name, entry.label = 11, f".crd.{name}.{self.map(message, field)}", 3
             else:  # free-form, or a map of strings: no rule looks inside
