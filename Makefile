@@ -11,7 +11,7 @@ NONE_CHOSEN := 5
 OUT ?= runs/demo
 SEED ?= 0
 
-.PHONY: help init init-verl demo test test-cluster test-verl lint types contracts proto crds chart-docs images kind-up models bench clean adversary soak
+.PHONY: help init init-verl demo test cluster-kit test-cluster test-verl lint types contracts proto crds chart-docs images kind-up models bench clean adversary soak
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 22
@@ -57,9 +57,12 @@ test: init models ## every test that needs neither a cluster nor vLLM: two at on
 test-verl: init-verl ## whole runs of engine verl, with a real Ray and a real vLLM (minutes)
 	@.venv-verl/bin/python -m pytest tests/verl $(ARGS)
 
-test-cluster: init ## tests on Kubernetes: KUBECONFIG, KUBEBUILDER_ASSETS, or the cluster kit (ASTRA_CLUSTER_KIT)
-	@if [ -z "$$KUBECONFIG$$KUBEBUILDER_ASSETS" ] && [ -x $(ASTRA_CLUSTER_KIT)/setup.sh ]; then $(ASTRA_CLUSTER_KIT)/setup.sh; fi
-	@ASTRA_CLUSTER_KIT=$(abspath $(ASTRA_CLUSTER_KIT)) $(BIN)/python -m pytest tests/cluster tests/helm $(ARGS)
+cluster-kit: ## build the cluster kit (ASTRA_CLUSTER_KIT), once, where tests on Kubernetes would use it
+	@if [ -z "$$KUBECONFIG$$KUBEBUILDER_ASSETS" ]; then \
+		for setup in $(wildcard $(addprefix $(ASTRA_CLUSTER_KIT)/,setup.sh crd-server/setup.sh)); do $$setup || exit; done; fi
+
+test-cluster: init cluster-kit ## tests on Kubernetes: KUBECONFIG, KUBEBUILDER_ASSETS, or the cluster kit (ASTRA_CLUSTER_KIT)
+	@ASTRA_CLUSTER_KIT=$(abspath $(ASTRA_CLUSTER_KIT)) $(BIN)/python -m pytest -n 2 --dist loadgroup tests/cluster tests/helm $(ARGS)
 
 lint: init ## style, formatting
 	@$(BIN)/ruff check .

@@ -52,6 +52,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_SERVERS] = {}
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `-n 2 --dist loadgroup`: one worker has the node, and tests of a file stay together, as their servers do."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            shared = "cluster" if os.environ.get("KUBECONFIG") else item.path.stem
+            on_node = "node" in getattr(item, "fixturenames", ())
+            item.add_marker(pytest.mark.xdist_group("node" if on_node and shared != "cluster" else shared))
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     used = "; ".join(f"{name} {versions}" for name, versions in sorted(config.stash[_SERVERS].items()))
     terminalreporter.write_line(f"servers: {used or 'none'}")
@@ -127,6 +137,12 @@ def old_api_server(used: Used) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
+def kit_and_binaries() -> tuple[Path, Path]:
+    """The cluster kit, with its CRD server built, and its programs."""
+    return _kit(*_CRD_SERVER), _KIT_BINARIES
+
+
+@pytest.fixture(scope="session")
 def crd_server(request: pytest.FixtureRequest, used: Used) -> Iterator[Cluster]:
     """A current server for definitions and custom resources; it need not have any other kind."""
     if os.environ.get("KUBECONFIG") or os.environ.get("KUBEBUILDER_ASSETS"):
@@ -135,7 +151,7 @@ def crd_server(request: pytest.FixtureRequest, used: Used) -> Iterator[Cluster]:
             pytest.skip(f"needs Kubernetes 1.25, which keeps the rules of definitions; this is {cluster.described}")
         yield cluster
     else:
-        with crd_server_of(_kit(*_CRD_SERVER), _KIT_BINARIES) as server:
+        with crd_server_of(*request.getfixturevalue("kit_and_binaries")) as server:
             yield used("CRD server", server)
 
 

@@ -1,9 +1,14 @@
 """The clusters that the other tests stand on are what they say."""
 
+import os
 import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
+import yaml
 from clusters import Cluster, Node
 
 
@@ -44,6 +49,35 @@ def test_a_gvisor_pod_runs_and_can_be_reached(node: Node) -> None:
         with socket.create_connection(("127.0.0.1", node.forward(address, 8000)), timeout=10) as connection:
             connection.sendall(b"GET /passwd HTTP/1.0\r\n\r\n")
             assert connection.recv(4096).startswith((b"HTTP/1.0 200", b"HTTP/1.1 200"))
+
+
+_HOLDS_A_SERVER = """
+import sys
+from pathlib import Path
+from clusters import crd_server
+
+with crd_server(*map(Path, sys.argv[1:])) as server:
+    print(server.kubeconfig, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_servers_end_with_the_process_that_started_them(kit_and_binaries: tuple[Path, Path]) -> None:
+    command = [sys.executable, "-c", _HOLDS_A_SERVER, *kit_and_binaries]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        kubeconfig = Path(holder.stdout.readline().strip())
+        url = yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
+        address = ("127.0.0.1", int(url.rsplit(":", 1)[1]))
+        socket.create_connection(address).close()
+        holder.kill()
+    deadline = time.monotonic() + 30
+    while kubeconfig.parent.exists():
+        assert time.monotonic() < deadline, "what a killed process started lives on"
+        time.sleep(0.2)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address)
 
 
 def _config_map(name: str, namespace: str) -> dict:

@@ -81,7 +81,7 @@ def test_a_training_run_from_beginning_to_deletion(lab: Lab) -> None:
     assert not lab.made(), "nothing is held while it waits"
     lab.make(ENVIRONMENT, "city", city())
     eventually(lambda: lab.kube.get(JOB, lab.namespace, "train-tiny"), 180, what=lambda: lab.operator.log[-2000:])
-    assert lab.condition(TRAINING_RUN, "tiny", "NetworkIsolated")["status"] == "True"
+    eventually(lambda: lab.condition(TRAINING_RUN, "tiny", "NetworkIsolated").get("status") == "True")
     _check_rights(lab)
     lab.change(TRAINING_RUN, "tiny", {"suspend": True})
     lab.wait_phase(TRAINING_RUN, "tiny", "Suspended")
