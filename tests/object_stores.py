@@ -184,18 +184,25 @@ class SlowWay:
         self._target, self._rate, self.passed = port, rate, 0
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._server.getsockname()[1])
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def close(self) -> None:
-        self._server.close()
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._accepting.join(10)
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):
+        with self._server, contextlib.suppress(OSError):
             while True:
                 client, _ = self._server.accept()
-                server = socket.create_connection(("127.0.0.1", self._target))
-                for source, sink, slow in ((client, server, True), (server, client, False)):
-                    threading.Thread(target=self._pass, args=(source, sink, slow), daemon=True).start()
+                threading.Thread(target=self._connect, args=(client,), daemon=True).start()
+
+    def _connect(self, client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", self._target)) as server:
+            back = threading.Thread(target=self._pass, args=(server, client, False), daemon=True)
+            back.start()
+            self._pass(client, server, True)
+            back.join()
 
     def _pass(self, source: socket.socket, sink: socket.socket, slow: bool) -> None:
         with contextlib.suppress(OSError):

@@ -109,6 +109,22 @@ async def test_sandboxes_that_are_there_serve_a_run(manifest: Manifest, examples
     assert lines(tmp_path / "out") == LINES
 
 
+def test_a_run_whose_snapshots_cannot_be_stored_has_its_report_and_exits_with_1(
+    astra: Astra, manifest: Manifest, examples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("astra_trainer.object_store.uploading.PATIENCE", 1.0)
+    url = f"file://{tmp_path}/store"
+    (tmp_path / "store" / "short").mkdir(parents=True)
+    (tmp_path / "store" / "short" / "checkpoints").write_text("not a folder")
+    file = manifest(("  rl:\n", f"  checkpoint: {{objectStore: {{url: '{url}'}}}}\n  rl:\n"))
+    code, printed, err = astra("train", "-f", file, "-f", examples / "environments", "--out", tmp_path / "out")
+    assert code == 1, err
+    assert f"error: {url}/short: checkpoints/" in err
+    assert "start it again to copy the rest" in err
+    assert f"report: {tmp_path / 'out' / 'report.html'}" in printed
+    assert lines(tmp_path / "out") == LINES
+
+
 REFUSED: dict[str, tuple[tuple[str, str], str]] = {
     "suspended": (("spec:\n", "spec:\n  suspend: true\n"), "spec.suspend: the run is suspended; set it to false"),
     "engine": (("spec:\n", "spec:\n  engine: verl\n"), "spec.engine: verl needs the package"),
@@ -132,6 +148,10 @@ REFUSED: dict[str, tuple[tuple[str, str], str]] = {
     "data set": (
         ("{type: gold, recoveries: 0.0}", "{type: files, path: none.jsonl}"),
         "spec.sft.dataset.path: there is no JSON-lines file at none.jsonl",
+    ),
+    "object store": (
+        ("  rl:\n", "  checkpoint: {objectStore: {url: file:///proc/nowhere}}\n  rl:\n"),
+        "spec.checkpoint.objectStore.url: file:///proc/nowhere/short: ",
     ),
     "unknown field": (("maxTurns", "maxTurn"), "spec.rl.maxTurn: unknown field: remove it; did you mean maxTurns?"),
 }

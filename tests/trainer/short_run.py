@@ -1,8 +1,8 @@
 """A whole run in seconds: environments that one call without arguments answers, and a tiny model without practice.
 
 The model's folder is built once (`build_model`), outside of the run; the environment variable MODEL names it, so that
-processes that take turns at one run directory have the same run. `python short_run.py OUT` runs or resumes the run and
-exits as the command line does; tests kill it, and import it.
+processes that take turns at one run directory have the same run; STORE may name an object store. `python short_run.py
+OUT` runs or resumes the run and exits as the command line does; tests kill it, and import it.
 """
 
 import os
@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from astra_api.environment import Environment
-from astra_api.errors import BadInput
+from astra_api.errors import BadInput, RunFailed
 from astra_api.training_run import TrainingRun
 from astra_sandbox.fake import FakeSandbox
 
 MODEL = "SHORT_RUN_MODEL"
+STORE = "SHORT_RUN_STORE"
 ANSWERS = {"ping": 7, "pong": 8}
 SFT_STEPS, RL_STEPS = 40, 4
 
@@ -73,7 +74,10 @@ def run(**changes: Any) -> TrainingRun:
             "irrelevantTools": {"perBand": 0},
             "batchFilling": {"maxRounds": 3},
         },
-        "checkpoint": {"snapshotEvery": 25},
+        "checkpoint": {
+            "snapshotEvery": 25,
+            **({"objectStore": {"url": url}} if (url := os.environ.get(STORE)) else {}),
+        },
         **changes,
     }
     return TrainingRun.model_validate({"metadata": {"name": "short"}, "spec": spec})
@@ -90,6 +94,9 @@ def main(out: Path) -> int:
     except BadInput as error:
         print(error, file=sys.stderr)
         return 2
+    except RunFailed as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
 
 

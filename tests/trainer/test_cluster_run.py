@@ -107,3 +107,8 @@ def test_progress_becomes_status(tmp_path: Path) -> None:
     assert status.said["eta"].endswith("Z")
     progress.line({"kind": "train", "stage": "rl", "step": 3, "reward_mean": 0.75})
     assert (status.said["phase"], status.said["eta"]) == ("Evaluating", None)
+    (tmp_path / "checkpoints" / "rl-3").mkdir()
+    progress.line({"kind": "evaluation", "stage": "rl", "step": 3, "holdout_success": 0.25})
+    assert (status.said["success"], status.said["stage"]) == (0.25, "rl")
+    progress.line({"kind": "evaluation", "stage": "rl", "step": 3})
+    assert status.said["success"] == 0.25

@@ -92,9 +92,6 @@ class Store:
                 moved(len(chunk))
         return Content(size, digest.hexdigest())
 
-    def remove(self, name: str) -> None:
-        self._files.rm_file(self._path(name))
-
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
 

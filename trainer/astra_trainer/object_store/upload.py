@@ -3,7 +3,8 @@
     URL/run.json                            whose folder this is
     URL/checkpoints/<stage>-<step>/...      the files of a snapshot
     URL/checkpoints/<stage>-<step>/snapshot.json
-                                            their sizes and digests, written last: with it, a snapshot is whole
+                                            their sizes and digests, written last: a snapshot is there if it says
+                                            `whole: true`. Nothing is ever deleted
 
 Snapshots go one at a time, in the order of training, each as soon as it is in the run directory. Each object is read
 back and its digest compared before it counts. What is there from an earlier process is not sent again: a whole
@@ -29,11 +30,10 @@ from astra_trainer.object_store.store import URL, Content, Moved, Store, connect
 
 MANIFEST = "snapshot.json"
 OWNER = "run.json"
-_PROBE = "probe"
 _STAGES = ("base", "sft", "rl")
 _POLL_SECONDS = 1.0
 _LONGEST_PAUSE = 60.0
-_FIRST_TRIES = 6
+_FIRST_TRIES = 5
 _NEWS_SECONDS = 10.0
 
 Tell = Callable[[Mapping[str, Any]], None]
@@ -78,18 +78,17 @@ def snapshots(out: Path) -> list[Snapshot]:
 
 
 def take(store: Store, run: str) -> None:
-    """Makes the folder the run's, and finds out whether objects can be written, read and removed there.
+    """Makes the folder the run's, and finds out whether objects can be written and read there.
 
     Raises BadInput when it is another run's, OSError.
     """
     found = store.read(OWNER)
     if found is not None and _json(found).get("run") != run:
         raise BadInput("it holds the snapshots of another run of that name; give another folder, or remove them")
-    store.write(_PROBE, run.encode())
-    if store.read(_PROBE) != run.encode():
-        raise WrongDigest("an object does not hold what was written")
-    store.remove(_PROBE)
-    store.write(OWNER, json.dumps({"run": run}).encode())
+    owner = json.dumps({"run": run}).encode()
+    store.write(OWNER, owner)
+    if store.read(OWNER) != owner:
+        raise WrongDigest(f"{OWNER} does not hold what was written")
 
 
 class Copier:
@@ -112,17 +111,18 @@ class Copier:
             self._skipped(2 * sum(size for size, _ in stamps.values()))
             return stamps
         if found is not None:
-            self._store.remove(manifest)  # from here on until the end, what is there is not whole
+            self._store.write(manifest, _manifest(snapshot, None))
         contents = {name: self._bring(snapshot, name, stamp) for name, stamp in stamps.items()}
         if snapshot.stamps() != stamps:
             raise SnapshotChanged(f"{snapshot.name} was made again meanwhile")
         files = {name: {**asdict(content), "modified": stamps[name][1]} for name, content in contents.items()}
-        self._store.write(manifest, json.dumps({"snapshot": snapshot.folder.name, "files": files}, indent=1).encode())
+        self._store.write(manifest, _manifest(snapshot, files))
         return stamps
 
     def _is_whole(self, snapshot: Snapshot, stamps: Stamps, manifest: bytes) -> bool:
         """Whether the store has all files at their sizes, and recorded them as they are here now."""
-        recorded = _json(manifest).get("files", {})
+        found = _json(manifest)
+        recorded = found["files"] if found.get("whole") else {}
         known = {name: (entry["size"], entry["modified"]) for name, entry in recorded.items()}
         sizes = ((f"{snapshot.name}/{name}", size) for name, (size, _) in stamps.items())
         return known == stamps and all(self._store.size(target) == size for target, size in sizes)
@@ -152,6 +152,12 @@ class Copier:
             return None
         self._skipped(2 * content.size)
         return content
+
+
+def _manifest(snapshot: Snapshot, files: Mapping[str, Any] | None) -> bytes:
+    """What snapshot.json says of a whole snapshot with these files, or of one that is not whole."""
+    said = {"snapshot": snapshot.folder.name, "whole": files is not None, "files": files or {}}
+    return json.dumps(said, indent=1).encode()
 
 
 def _json(content: bytes) -> dict[str, Any]:
