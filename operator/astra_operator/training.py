@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from posixpath import normpath
 from typing import Any
 
 from astra_api.canonical import digest
@@ -25,7 +24,7 @@ from astra_operator.manifests.job import (
 )
 from astra_operator.manifests.pool import Pool, own_certificates_volume
 from astra_operator.manifests.pool import pod_template as sandbox_template
-from astra_operator.manifests.templates import OWN_FOLDER, Template, merged
+from astra_operator.manifests.templates import OWN_FOLDER, Template, clean_path, merged
 from astra_operator.permits import image_problems, secret_problems, template_problems
 from astra_operator.policy import SecretUse
 from astra_operator.runs import TRAINING_PHASES, Plan
@@ -81,9 +80,9 @@ def _of_store(run: TrainingRun, farm: Farm) -> list[Problem]:
     store = run.spec.checkpoint.object_store
     if store is None or not store.url.startswith("file://"):
         return []
-    folder = normpath(f"/{store.url.removeprefix('file://').lstrip('/')}")
+    folder = clean_path(store.url.removeprefix("file://"))
     mounts = _added(run, farm)["spec"].get("volumeMounts", [])
-    if any(f"{folder}/".startswith(f"{normpath(each['mountPath']).rstrip('/')}/") for each in mounts):
+    if any(f"{folder}/".startswith(f"{clean_path(each['mountPath']).rstrip('/')}/") for each in mounts):
         return []
     message = f"nothing is mounted at {folder} or above it; add a volume and a volumeMount to trainer.podTemplate"
     return [Problem("spec.checkpoint.objectStore.url", message)]
