@@ -14,7 +14,6 @@ from astra_operator.farm import Farm
 from astra_operator.manifests.identity import OWNER, ROLE, Owner
 from astra_operator.manifests.job import (
     KUEUE,
-    OBJECT_STORE,
     QUEUE,
     SHARED,
     Work,
@@ -186,7 +185,7 @@ def _work(
     run: TrainingRun, owner: Owner, farm: Farm, pool: Pool, rules: tuple[dict[str, Any], ...], own_pods: list[Owner]
 ) -> Work:
     """`own_pods`: the Environments with pods of their own, whose certificates the trainer needs."""
-    spec, trainer, store = run.spec, run.spec.trainer, run.spec.checkpoint.object_store
+    spec, trainer = run.spec, run.spec.trainer
     claim_name = claim_of(run, owner)
     volumes: list[dict[str, Any]] = [{"name": "checkpoint", **(_claim(claim_name) if claim_name else {"emptyDir": {}})}]
     mounts: list[dict[str, Any]] = [{"name": "checkpoint", "mountPath": _VOLUME}]
@@ -200,8 +199,6 @@ def _work(
         volumes.append(own_certificates_volume("own-tls", own_pods))
         mounts.append({"name": "own-tls", "mountPath": _OWN_CERTIFICATES, "readOnly": True})
         variables["ASTRA_OWN_TLS_DIR"] = _OWN_CERTIFICATES
-    if store is not None and store.secret is not None and store.url.startswith("gs://"):
-        variables["GOOGLE_APPLICATION_CREDENTIALS"] = f"{OBJECT_STORE}/credentials.json"
     return Work(
         owner=owner,
         role="trainer",
@@ -221,7 +218,7 @@ def _work(
         volumes=tuple(volumes),
         mounts=tuple(mounts),
         variables=variables,
-        store_secret=store.secret if store is not None else None,
+        store=spec.checkpoint.object_store,
         capabilities=("IPC_LOCK",) if trainer.infiniband else (),
         deadline_seconds=spec.active_deadline_seconds,
         pod_failure_policy=farm.pod_failure_policy,
