@@ -107,7 +107,6 @@ def _of_pods(run: TrainingRun, farm: Farm) -> list[Problem]:
         sandbox_template(replace(pool, template={})),
         settings,
         settings.pod_defaults.sandboxes,
-        {"runtimeClassName": "sandboxes.runtimeClassName says it; remove it"},
     )
     store = spec.checkpoint.object_store
     secret = store.secret if store is not None else None

@@ -174,7 +174,7 @@ def _clash(field: str, key: str, own: set[str]) -> str | None:
     """Which of the operator's own names a name would replace or hide."""
     if field == "volumeMounts":
         return _taken(key, own)
-    return key if key in own or (field == "env" and key.startswith("ASTRA_")) else None
+    return key if key in own else None
 
 
 def _taken(path: str, own: Iterable[str]) -> str | None:
