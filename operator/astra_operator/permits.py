@@ -1,6 +1,6 @@
 """What of a run its farm does not permit: templates that clash with the operator's pods, images, Secrets. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from astra_api.pod_template import PodTemplate
 from astra_operator.accepting import Problem
@@ -15,13 +15,12 @@ def template_problems(
     pod: Template,
     settings: OperatorSettings,
     default: PodTemplate,
-    fixed: Mapping[str, str] | None = None,
 ) -> list[Problem]:
     """Of the `podTemplate` that stands in `field`. `pod`: what the operator makes without it; `default`: the farm's."""
     if template is None:
         return []
     volumes = [volume.name for volume in default.spec.volumes]
-    found = [Problem(f"{field}.{place}", message) for place, message in problems(template, pod, volumes, fixed)]
+    found = [Problem(f"{field}.{place}", message) for place, message in problems(template, pod, volumes)]
     uses = secrets_of(template.model_dump(mode="json", by_alias=True, exclude_none=True))
     return found + secret_problems([SecretUse(f"{field}.{use.field}", use.name) for use in uses], settings)
 

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from posixpath import normpath
 from typing import Any
 
 from astra_api.canonical import digest
@@ -15,7 +14,6 @@ from astra_operator.farm import Farm
 from astra_operator.manifests.identity import OWNER, ROLE, Owner
 from astra_operator.manifests.job import (
     KUEUE,
-    OBJECT_STORE,
     QUEUE,
     SHARED,
     Work,
@@ -25,7 +23,7 @@ from astra_operator.manifests.job import (
 )
 from astra_operator.manifests.pool import Pool, own_certificates_volume
 from astra_operator.manifests.pool import pod_template as sandbox_template
-from astra_operator.manifests.templates import OWN_FOLDER, Template, merged
+from astra_operator.manifests.templates import OWN_FOLDER, Template, clean_path, merged
 from astra_operator.permits import image_problems, secret_problems, template_problems
 from astra_operator.policy import SecretUse
 from astra_operator.runs import TRAINING_PHASES, Plan
@@ -81,9 +79,9 @@ def _of_store(run: TrainingRun, farm: Farm) -> list[Problem]:
     store = run.spec.checkpoint.object_store
     if store is None or not store.url.startswith("file://"):
         return []
-    folder = normpath(f"/{store.url.removeprefix('file://').lstrip('/')}")
+    folder = clean_path(store.url.removeprefix("file://"))
     mounts = _added(run, farm)["spec"].get("volumeMounts", [])
-    if any(f"{folder}/".startswith(f"{normpath(each['mountPath']).rstrip('/')}/") for each in mounts):
+    if any(f"{folder}/".startswith(f"{clean_path(each['mountPath']).rstrip('/')}/") for each in mounts):
         return []
     message = f"nothing is mounted at {folder} or above it; add a volume and a volumeMount to trainer.podTemplate"
     return [Problem("spec.checkpoint.objectStore.url", message)]
@@ -109,7 +107,6 @@ def _of_pods(run: TrainingRun, farm: Farm) -> list[Problem]:
         sandbox_template(replace(pool, template={})),
         settings,
         settings.pod_defaults.sandboxes,
-        {"runtimeClassName": "sandboxes.runtimeClassName says it; remove it"},
     )
     store = spec.checkpoint.object_store
     secret = store.secret if store is not None else None
@@ -187,7 +184,7 @@ def _work(
     run: TrainingRun, owner: Owner, farm: Farm, pool: Pool, rules: tuple[dict[str, Any], ...], own_pods: list[Owner]
 ) -> Work:
     """`own_pods`: the Environments with pods of their own, whose certificates the trainer needs."""
-    spec, trainer, store = run.spec, run.spec.trainer, run.spec.checkpoint.object_store
+    spec, trainer = run.spec, run.spec.trainer
     claim_name = claim_of(run, owner)
     volumes: list[dict[str, Any]] = [{"name": "checkpoint", **(_claim(claim_name) if claim_name else {"emptyDir": {}})}]
     mounts: list[dict[str, Any]] = [{"name": "checkpoint", "mountPath": _VOLUME}]
@@ -201,8 +198,6 @@ def _work(
         volumes.append(own_certificates_volume("own-tls", own_pods))
         mounts.append({"name": "own-tls", "mountPath": _OWN_CERTIFICATES, "readOnly": True})
         variables["ASTRA_OWN_TLS_DIR"] = _OWN_CERTIFICATES
-    if store is not None and store.secret is not None and store.url.startswith("gs://"):
-        variables["GOOGLE_APPLICATION_CREDENTIALS"] = f"{OBJECT_STORE}/credentials.json"
     return Work(
         owner=owner,
         role="trainer",
@@ -222,7 +217,7 @@ def _work(
         volumes=tuple(volumes),
         mounts=tuple(mounts),
         variables=variables,
-        store_secret=store.secret if store is not None else None,
+        store=spec.checkpoint.object_store,
         capabilities=("IPC_LOCK",) if trainer.infiniband else (),
         deadline_seconds=spec.active_deadline_seconds,
         pod_failure_policy=farm.pod_failure_policy,

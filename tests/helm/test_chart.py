@@ -202,6 +202,7 @@ def test_the_operator_is_told_all_that_it_reads(template: Render) -> None:
     assert made.pod_defaults.sandboxes.metadata.labels == {"cost": "lab"}
     assert [secret.name for secret in made.pod_defaults.synthesis.spec.image_pull_secrets] == ["pull"]
     assert made.pod_defaults.verification.spec.node_selector == {"pool": "gvisor"}
+    assert made.verifier_idle_seconds == 600
     assert made.verifier_resources == {"requests": {"cpu": "100m", "memory": "512Mi"}}
     assert made.allowed_images == ("registry.example/team/*",)
     assert made.allowed_secrets == ("run-*", "hub")

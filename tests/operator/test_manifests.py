@@ -1,22 +1,34 @@
 """What the operator makes: hardened, well-named, and as small in rights as can be."""
 
+import copy
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
+import kubernetes_validate
 import pytest
 from farms import FARM, census, environment, environment_body, owner, plan, synthesis_run, training_run
 from hypothesis import given
 from hypothesis import strategies as st
 
+from astra_api.errors import BadInput
 from astra_api.synthesis_run import SynthesisRun
+from astra_api.training_run import TrainingRun
 from astra_operator.actions import Apply
 from astra_operator.admission import admit
 from astra_operator.environments import dedicated_pool
+from astra_operator.farm import Farm, knows_pod_failure_policy
 from astra_operator.manifests.identity import OWNER_UID, Owner
 from astra_operator.manifests.job import access_objects, claim_object, job_object, run_object
-from astra_operator.manifests.pool import CANARY, pool_objects
-from astra_operator.synthesis import unrunnable
-from astra_operator.training import manifest_of
+from astra_operator.manifests.pool import CANARY, pod_template, pool_objects
+from astra_operator.manifests.quantities import canonical_quantity
+from astra_operator.runs import Plan
+from astra_operator.settings import Monitoring, OperatorSettings
+from astra_operator.synthesis import synthesis_plan, unrunnable
+from astra_operator.training import manifest_of, training_plan
+from astra_operator.training import unrunnable as training_unrunnable
+from astra_sandbox.command import _parser
 
 TRAINING, SYNTHESIS = plan(training_run()), plan(synthesis_run())
 RAY = plan(training_run("ray", engine="verl", trainer={"nodes": 2, "gpusPerNode": 8}, checkpoint={"size": "1Ti"}))
@@ -45,6 +57,7 @@ def test_pods_are_restricted(spec: dict[str, Any]) -> None:
     assert security["runAsNonRoot"] is True
     assert security["runAsUser"] > 0
     assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert security["fsGroupChangePolicy"] == "OnRootMismatch", "a volume of millions of files is not walked each time"
     assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
     kinds = {kind for volume in spec["volumes"] for kind in volume if kind != "name"}
     assert kinds <= {"emptyDir", "secret", "configMap", "persistentVolumeClaim"}
@@ -146,6 +159,220 @@ def test_a_volume_is_asked_for_only_where_none_is_named() -> None:
     assert _claim(given_one.work) == "mine"
 
 
+def test_a_claim_that_is_made_has_the_class_and_the_size_as_servers_write_it() -> None:
+    own = plan(training_run(checkpoint={"size": "1024Gi", "storageClassName": "fast"}))
+    (made,) = (action.manifest for action in own.extra)
+    assert made["spec"]["storageClassName"] == "fast"
+    assert made["spec"]["resources"]["requests"]["storage"] == "1Ti"
+    (made,) = (action.manifest for action in plan(training_run(checkpoint={"size": "1Gi"})).extra)
+    assert "storageClassName" not in made["spec"], "the cluster's default"
+
+
+def test_models_are_kept_on_the_cache_where_there_is_one() -> None:
+    pod = _job(plan(training_run(checkpoint={"claimName": "runs"}, trainer={"modelCacheClaim": "hub"})))
+    assert _variables(pod)["HF_HOME"] == "/models"
+    assert _mounted(pod, "/models")["persistentVolumeClaim"] == {"claimName": "hub"}
+    assert _mounted(pod, "/checkpoint")["persistentVolumeClaim"] == {"claimName": "runs"}
+
+
+def test_an_object_store_s_key_is_read_by_the_trainer_alone() -> None:
+    def made(url: str, secret: str | None = "bucket") -> Plan:
+        return plan(training_run(checkpoint={"objectStore": {"url": url} | ({"secret": secret} if secret else {})}))
+
+    pod = _job(made("s3://bucket/runs"))
+    (container,) = pod["containers"]
+    assert container["envFrom"] == [{"secretRef": {"name": "bucket"}}]
+    assert _mounted(pod, "/etc/astra/object-store")["secret"]["secretName"] == "bucket"
+    assert "GOOGLE_APPLICATION_CREDENTIALS" not in _variables(pod)
+    pod = _job(made("gs://bucket/runs"))
+    assert _variables(pod)["GOOGLE_APPLICATION_CREDENTIALS"] == "/etc/astra/object-store/credentials.json"
+    for none in (_job(made("gs://bucket/runs", None)), _job(TRAINING)):
+        assert not {"envFrom"} & none["containers"][0].keys()
+        assert "GOOGLE_APPLICATION_CREDENTIALS" not in _variables(none), "the node's own identity, then"
+    sandbox = pod_template(made("gs://bucket/runs").pool)["spec"]
+    assert "bucket" not in str(sandbox)
+
+
+@pytest.mark.parametrize(("path", "found"), [("/out", True), ("/out/deep", True), ("/ou", False), ("/outer", False)])
+def test_a_store_that_is_a_folder_must_be_on_a_volume(path: str, found: bool) -> None:
+    spec = {"volumes": [{"name": "out", "emptyDir": {}}], "volumeMounts": [{"name": "out", "mountPath": "/out/"}]}
+    run = training_run(checkpoint={"objectStore": {"url": f"file://{path}"}}, trainer={"podTemplate": {"spec": spec}})
+    problems = training_unrunnable(run, FARM)
+    assert [problem.field for problem in problems] == ([] if found else ["spec.checkpoint.objectStore.url"])
+
+
+def test_gpus_are_of_the_accelerator_that_the_run_names() -> None:
+    asked = {
+        "gpusPerNode": 4,
+        "accelerator": "amd.com/gpu",
+        "image": "mine",
+        "resources": {"limits": {"memory": "1Ti"}},
+    }
+    (container,) = _job(plan(training_run(trainer=asked)))["containers"]
+    assert container["resources"]["limits"] == {"memory": "1Ti", "amd.com/gpu": "4"}
+    shared = asked | {"resources": {"limits": {"amd.com/gpu": "2"}}}
+    (problem,) = training_unrunnable(training_run(trainer=shared), FARM)
+    assert problem.field == "spec.trainer.resources.limits"
+    assert "amd.com/gpu is what gpusPerNode says, 4" in problem.message
+    del asked["image"]
+    (problem,) = training_unrunnable(training_run(trainer=asked), FARM)
+    assert problem.field == "spec.trainer.accelerator"
+    assert "trainer.image" in problem.message, "the farm's images hold CUDA"
+    slices = {"gpusPerNode": 1, "accelerator": "nvidia.com/mig-3g.40gb"}
+    assert training_unrunnable(training_run(trainer=slices), FARM) == []
+
+
+def test_infiniband_is_a_trainer_s_alone() -> None:
+    made = plan(training_run(trainer={"infiniband": True}))
+    (container,) = _job(made)["containers"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert "IPC_LOCK" not in str(pod_template(made.pool))
+
+
+def test_resources_are_written_as_servers_write_them() -> None:
+    asked = {"requests": {"cpu": "0.5", "memory": "1024Mi"}, "limits": {"memory": "2048Mi"}}
+    made = plan(training_run(trainer={"resources": asked}, sandboxes={"resources": asked}))
+    for spec in (_job(made), pod_template(made.pool)["spec"]):
+        wanted = {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}
+        assert spec["containers"][0]["resources"] == wanted
+    for body in manifests():
+        for amount in _quantities(body):
+            assert canonical_quantity(amount) == amount
+
+
+def _quantities(body: Any) -> Iterator[str]:
+    for key, value in body.items() if isinstance(body, dict) else enumerate(body) if isinstance(body, list) else ():
+        if key in ("requests", "limits"):
+            yield from value.values()
+        elif key == "sizeLimit":
+            yield value
+        else:
+            yield from _quantities(value)
+
+
+@pytest.mark.parametrize("kind", ["trainer", "synth"])
+def test_a_job_has_the_run_s_deadline_and_lives_until_the_run_is_deleted(kind: str) -> None:
+    def spec(**changes: Any) -> dict[str, Any]:
+        run = training_run(**changes) if kind == "trainer" else synthesis_run(**changes)
+        return dict(job_object(plan(run).work).manifest["spec"])
+
+    made = spec(activeDeadlineSeconds=3600, ttlSecondsAfterFinished=60)
+    assert made["activeDeadlineSeconds"] == 3600
+    assert "ttlSecondsAfterFinished" not in made, "how it ended is read from it"
+    assert "activeDeadlineSeconds" not in spec()
+
+
+@pytest.mark.parametrize("kind", ["trainer", "synth"])
+def test_what_the_cluster_took_away_is_no_failure_and_bad_input_ends_the_job(kind: str) -> None:
+    run: TrainingRun | SynthesisRun = training_run() if kind == "trainer" else synthesis_run()
+    knowing = replace(FARM, pod_failure_policy=True)
+    whose = owner(run.kind)
+    work = (
+        training_plan(run, whose, knowing, census())
+        if isinstance(run, TrainingRun)
+        else synthesis_plan(run, whose, knowing)
+    ).work
+    manifest = job_object(work).manifest
+    kubernetes_validate.validate(copy.deepcopy(manifest), "1.32", strict=True)
+    (container,) = manifest["spec"]["template"]["spec"]["containers"]
+    assert manifest["spec"]["template"]["spec"]["restartPolicy"] == "Never", "the server takes no other"
+    fail, ignore = manifest["spec"]["podFailurePolicy"]["rules"]
+    assert fail == {
+        "action": "FailJob",
+        "onExitCodes": {"containerName": container["name"], "operator": "In", "values": [2]},
+    }
+    assert ignore == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    assert "podFailurePolicy" not in job_object(plan(run).work).manifest["spec"], "an old server refuses it"
+
+
+@pytest.mark.parametrize(
+    ("version", "knows"),
+    [
+        ({"major": "1", "minor": "26"}, True),
+        ({"major": "1", "minor": "27+"}, True),
+        ({"major": "1", "minor": "36", "gitVersion": "v1.36.4"}, True),
+        ({"major": "2", "minor": "0"}, True),
+        ({"major": "1", "minor": "25"}, False),
+        ({"major": "1", "minor": "20+"}, False),
+        ({"major": "1", "minor": "9"}, False),
+        ({"major": "", "minor": ""}, False),
+        ({"major": "1"}, False),
+        ({}, False),
+    ],
+)
+def test_which_servers_know_a_failure_policy(version: dict[str, str], knows: bool) -> None:
+    assert knows_pod_failure_policy(version) is knows
+
+
+# who sees into sandbox pods
+
+
+def _watched(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the container, the NetworkPolicy's spec) of a pool."""
+    farm = Farm(replace(FARM.settings, monitoring=Monitoring(**changes)))
+    made = training_plan(training_run(), owner(), farm, census()).pool
+    policy = next(
+        action.manifest["spec"] for action in pool_objects(made) if action.manifest["kind"] == "NetworkPolicy"
+    )
+    (container,) = pod_template(made)["spec"]["containers"]
+    return container, policy
+
+
+def test_nobody_reads_metrics_unless_the_farm_says_who() -> None:
+    container, policy = _watched()
+    assert "--metrics-port" not in container["command"]
+    assert [port["name"] for port in container["ports"]] == ["grpc"]
+    assert [port["port"] for rule in policy["ingress"] for port in rule["ports"]] == [50051]
+    prometheus = {"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}
+    container, policy = _watched(metrics_from=(prometheus,))
+    port = next(each["containerPort"] for each in container["ports"] if each["name"] == "metrics")
+    parsed = _parser().parse_args(container["command"][3:])
+    assert parsed.metrics_port == port
+    clients, scrapers = policy["ingress"]
+    assert scrapers == {"from": [prometheus], "ports": [{"port": port, "protocol": "TCP"}]}
+    assert [each["port"] for each in clients["ports"]] == [50051], (
+        "who scrapes opens no sessions, and the other way round"
+    )
+    assert "egress" not in policy
+
+
+def test_traces_leave_for_the_collector_and_for_nothing_else() -> None:
+    collector = {"podSelector": {"matchLabels": {"app": "otel"}}}
+    container, policy = _watched(tracing_endpoint="http://10.0.0.9:4318", tracing_peers=(collector,))
+    assert {"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://10.0.0.9:4318"} in container["env"]
+    assert policy["egress"] == [{"to": [collector], "ports": [{"port": 4318, "protocol": "TCP"}]}]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    container, policy = _watched()
+    assert not [each for each in container["env"] if each["name"].startswith("OTEL")]
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"ASTRA_TRACING_ENDPOINT": "http://10.0.0.9:4318"}, "ASTRA_TRACING_PEERS"),
+        ({"ASTRA_TRACING_PEERS": '[{"podSelector": {}}]'}, "ASTRA_TRACING_ENDPOINT"),
+        ({"ASTRA_TRACING_ENDPOINT": "http://otel.lab.svc:4318", "ASTRA_TRACING_PEERS": '[{"a": {}}]'}, "no DNS"),
+        ({"ASTRA_TRACING_ENDPOINT": "http://10.0.0.9", "ASTRA_TRACING_PEERS": '[{"a": {}}]'}, "IP:PORT"),
+        ({"ASTRA_TRACING_ENDPOINT": "10.0.0.9:4318", "ASTRA_TRACING_PEERS": '[{"a": {}}]'}, "IP:PORT"),
+        ({"ASTRA_TRACING_ENDPOINT": "http://10.0.0.9:99999", "ASTRA_TRACING_PEERS": '[{"a": {}}]'}, "IP:PORT"),
+        ({"ASTRA_TRACING_PEERS": "[{}]"}, "ASTRA_TRACING_PEERS: must be a list"),
+        ({"ASTRA_SANDBOX_METRICS_FROM": "{}"}, "ASTRA_SANDBOX_METRICS_FROM: must be a list"),
+        ({"ASTRA_SANDBOX_METRICS_FROM": "["}, "ASTRA_SANDBOX_METRICS_FROM: not JSON"),
+        ({"ASTRA_VERIFIER_RESOURCES": '{"request": {}}'}, "ASTRA_VERIFIER_RESOURCES: resources.request: unknown field"),
+        (
+            {"ASTRA_VERIFIER_RESOURCES": '{"requests": {"cpu": "x"}}'},
+            "ASTRA_VERIFIER_RESOURCES: resources.requests.cpu",
+        ),
+        ({"ASTRA_KUBERAY_AUTH_TOKEN": "yes"}, "ASTRA_KUBERAY_AUTH_TOKEN"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_named(told: dict[str, str], words: str) -> None:
+    with pytest.raises(BadInput) as error:
+        OperatorSettings.of_environment({"ASTRA_NAMESPACE": "astra", **told})
+    assert words in str(error.value)
+
+
 def test_the_run_is_handed_over_whole() -> None:
     run = training_run(seed=3, suspend=True)
     handed = type(run).model_validate_json(manifest_of(run))
@@ -223,6 +450,21 @@ def test_names_are_valid_and_never_meet(one: tuple[str, str], other: tuple[str, 
 
 def _of(kind: str) -> dict[str, Any]:
     return next(made for made in manifests() if made["kind"] == kind)["spec"]["template"]["spec"]
+
+
+def _job(made: Plan) -> dict[str, Any]:
+    """The pod of a plan's Job."""
+    return dict(job_object(made.work).manifest["spec"]["template"]["spec"])
+
+
+def _variables(pod: dict[str, Any]) -> dict[str, str]:
+    return {each["name"]: each.get("value", "") for each in pod["containers"][0]["env"]}
+
+
+def _mounted(pod: dict[str, Any], path: str) -> dict[str, Any]:
+    """The volume at a path."""
+    name = next(each["name"] for each in pod["containers"][0]["volumeMounts"] if each["mountPath"] == path)
+    return next(each for each in pod["volumes"] if each["name"] == name)
 
 
 def _claim(work: Any) -> str:

@@ -121,15 +121,17 @@ def mounts(template: Object) -> dict[str, Object]:
     nodes=st.integers(2, 64),
     gpus=st.integers(1, 16),
     retries=st.integers(0, 100),
+    deadline=st.none() | st.integers(1, 10**6),
     resources=st.sampled_from([{}, {"limits": {"memory": "512Gi"}}, {"requests": {"cpu": "3", "memory": "9Gi"}}]),
     queue=st.none() | st.just("team-a"),
 )
 @settings(deadline=None)
 def test_a_ray_job_is_what_kuberay_knows(
-    nodes: int, gpus: int, retries: int, resources: Object, queue: str | None
+    nodes: int, gpus: int, retries: int, deadline: int | None, resources: Object, queue: str | None
 ) -> None:
     trainer = {"nodes": nodes, "gpusPerNode": gpus, "retries": retries, "resources": resources}
-    manifest = ray_job(verl(trainer=trainer, labels={QUEUE: queue} if queue else {}))
+    limited = {"activeDeadlineSeconds": deadline} if deadline else {}
+    manifest = ray_job(verl(trainer=trainer, labels={QUEUE: queue} if queue else {}, **limited))
     spec = manifest["spec"]
     KNOWN.validate(spec)
     assert (manifest["apiVersion"], manifest["kind"]) == ("ray.io/v1", "RayJob")
@@ -138,6 +140,9 @@ def test_a_ray_job_is_what_kuberay_knows(
     assert spec["shutdownAfterJobFinishes"] is True, "Kueue takes no other"
     assert spec.get("suspend", False) is (queue is not None), "Kueue lets it go"
     assert spec["backoffLimit"] == retries
+    assert spec.get("activeDeadlineSeconds") == deadline
+    assert "ttlSecondsAfterFinished" not in spec
+    assert spec["rayClusterSpec"]["authOptions"] == {"mode": "token"}
     cluster = spec["rayClusterSpec"]
     (workers,) = cluster["workerGroupSpecs"]
     assert workers["replicas"] == workers["minReplicas"] == workers["maxReplicas"] == nodes - 1, (
@@ -218,6 +223,41 @@ def test_nodes_reach_the_sandboxes_and_each_other_and_kuberay_the_head() -> None
     for stranger in (other, run.work.owner.labels("sandbox"), {}):
         assert not _admits(own, stranger, 8265), "a Ray head obeys whoever reaches it"
     assert own["policyTypes"] == ["Ingress"]
+
+
+def test_a_kuberay_that_knows_no_token_is_asked_for_none_and_has_its_own_namespace() -> None:
+    told = {"ASTRA_KUBERAY_AUTH_TOKEN": "false", "ASTRA_KUBERAY_NAMESPACE": "kuberay"}
+    farm = Farm(OperatorSettings.of_environment({"ASTRA_NAMESPACE": "astra", **told}))
+    run = training_plan(verl(), owner(name="large"), farm, census(), claim("ReadWriteMany"))
+    assert "authOptions" not in job_object(run.work).manifest["spec"]["rayClusterSpec"]
+    (own,) = (made.manifest["spec"] for made in run.extra if made.kind.kind == "NetworkPolicy")
+    kuberay = {"app.kubernetes.io/component": "kuberay-operator"}
+    assert _admits(own, kuberay, 8265, "kuberay")
+    assert not _admits(own, kuberay, 8265, "ray-system")
+
+
+def test_all_nodes_have_the_accelerator_and_the_models_and_the_head_alone_the_object_store() -> None:
+    trainer = {
+        "nodes": 2, "gpusPerNode": 4, "accelerator": "amd.com/gpu", "image": "mine", "infiniband": True,
+        "modelCacheClaim": "hub",
+    }  # fmt: skip
+    store = {"claimName": "shared", "objectStore": {"url": "gs://bucket/runs", "secret": "bucket"}}
+    manifest = ray_job(verl(trainer=trainer, checkpoint=store))
+    cluster = manifest["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        (container,) = group["template"]["spec"]["containers"]
+        assert container["resources"]["limits"]["amd.com/gpu"] == group["rayStartParams"]["num-gpus"] == "4"
+        assert "nvidia.com/gpu" not in container["resources"]["limits"]
+        assert container["securityContext"]["capabilities"]["add"] == ["IPC_LOCK"]
+        assert mounts(group["template"])["/models"]["persistentVolumeClaim"] == {"claimName": "hub"}
+        assert variables(group["template"])["HF_HOME"] == "/models"
+    head, worker = templates(manifest)
+    assert head["spec"]["containers"][0]["envFrom"] == [{"secretRef": {"name": "bucket"}}]
+    assert mounts(head)["/etc/astra/object-store"]["secret"]["secretName"] == "bucket"
+    assert variables(head)["GOOGLE_APPLICATION_CREDENTIALS"] == "/etc/astra/object-store/credentials.json"
+    assert "GOOGLE_APPLICATION_CREDENTIALS" not in variables(worker), "there is no such file"
+    assert "envFrom" not in worker["spec"]["containers"][0]
+    assert "/etc/astra/object-store" not in mounts(worker)
 
 
 def _admits(policy: Object, labels: dict[str, str], port: int, namespace: str = NAMESPACE) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from astra_api.kube import CONFIG_MAP, Kind
+from astra_api.training_run import ObjectStore
 from astra_operator.actions import Apply
 from astra_operator.manifests.identity import OWNED_BY, OWNER_UID, Owner
 from astra_operator.manifests.pods import SCRATCH_MOUNT, container_security, environment, pod_security, scratch
@@ -29,7 +30,7 @@ RUN_FILE = "run.json"
 RUN_FOLDER = f"{OWN_FOLDER}/run"
 BAD_INPUT = 2  # the exit code of what the user must mend: trying again is no use
 NVIDIA = "nvidia.com/gpu"
-OBJECT_STORE = f"{OWN_FOLDER}/object-store"  # the files of the Secret with its credentials
+_OBJECT_STORE = f"{OWN_FOLDER}/object-store"  # the files of the Secret with its credentials
 SHARED = "ReadWriteMany"
 _RAY_SCRATCH = "64Gi"  # Ray's logs and what its object store spills, kernels that are compiled
 # Places for workers, not cores: verl reserves up to ten beside each GPU, and some of its workers wait for others.
@@ -63,7 +64,7 @@ class Work:
     secret_environment: tuple[dict[str, Any], ...] = ()
     grace_seconds: int = 120  # to end the step under way
     variables: dict[str, str] = field(default_factory=dict)
-    store_secret: str | None = None  # of the object store: its keys are variables and files of the pod that has rights
+    store: ObjectStore | None = None  # the pod that has rights gets its Secret, as variables and as files
     capabilities: tuple[str, ...] = ()
     deadline_seconds: int | None = None
     pod_failure_policy: bool = False  # whether the server knows a Job's
@@ -177,6 +178,7 @@ def ray_policy(work: Work) -> Apply:
 
 def _template(work: Work, command: tuple[str, ...] | None, *, rights: bool) -> dict[str, Any]:
     """Of a pod. `rights`: whether it gets the token of the run's service account."""
+    secret = work.store.secret if work.store and rights else None
     annotations = {**work.queue_annotations, OWNED_BY: f"{work.owner.kind}/{work.owner.name}"}
     metadata = {"labels": work.owner.labels(work.role), "annotations": annotations}
     account = {"serviceAccountName": work.name} if rights else {}
@@ -187,27 +189,28 @@ def _template(work: Work, command: tuple[str, ...] | None, *, rights: bool) -> d
         **({"schedulingGates": [{"name": GATE}]} if work.queue else {}),
         "terminationGracePeriodSeconds": work.grace_seconds,
         "securityContext": pod_security(),
-        "containers": [_container(work, command, work.store_secret if rights else None)],
+        "containers": [_container(work, command, secret)],
         "volumes": [
             scratch(_RAY_SCRATCH) if work.ray else scratch(),
             {"name": "run", "configMap": {"name": work.name, "items": [{"key": RUN_FILE, "path": RUN_FILE}]}},
             certificates_volume(work.pool.secret, CLIENT_FILES),
             *([_shared_memory(work)] if work.ray else []),
-            *([_store_files(work.store_secret)] if work.store_secret and rights else []),
+            *([_store_files(secret)] if secret else []),
             *work.volumes,
         ],
     }
     return apply_template({"metadata": metadata, "spec": spec}, work.template)
 
 
-def _container(work: Work, command: tuple[str, ...] | None, store: str | None) -> dict[str, Any]:
-    """`store`: the Secret of the object store, where the pod is the one that copies to it."""
+def _container(work: Work, command: tuple[str, ...] | None, secret: str | None) -> dict[str, Any]:
+    """`secret`: of the object store, where the pod is the one that copies to it."""
     variables = environment(
         ASTRA_RUN_FILE=f"{RUN_FOLDER}/{RUN_FILE}",
         ASTRA_SANDBOXES=",".join(work.pool.addresses),
         ASTRA_TLS_DIR=CERTIFICATES,
         ASTRA_RUN_UID=work.owner.uid or "",
         **work.variables,
+        **(_store_variables(work.store) if work.store and secret else {}),
     )
     resources = canonical_resources(work.resources)
     if work.gpus:
@@ -218,7 +221,7 @@ def _container(work: Work, command: tuple[str, ...] | None, store: str | None) -
         "imagePullPolicy": work.pull_policy,
         **({"command": list(command)} if command else {}),
         "env": [*variables, *work.secret_environment],
-        **({"envFrom": [{"secretRef": {"name": store}}]} if store else {}),
+        **({"envFrom": [{"secretRef": {"name": secret}}]} if secret else {}),
         "terminationMessagePolicy": "FallbackToLogsOnError",  # why it failed, for the run's condition
         "securityContext": container_security(*work.capabilities),
         "resources": resources,
@@ -227,7 +230,7 @@ def _container(work: Work, command: tuple[str, ...] | None, store: str | None) -
             {"name": "run", "mountPath": RUN_FOLDER, "readOnly": True},
             {"name": "tls", "mountPath": CERTIFICATES, "readOnly": True},
             *([{"name": "shm", "mountPath": "/dev/shm"}] if work.ray else []),
-            *([{"name": "object-store", "mountPath": OBJECT_STORE, "readOnly": True}] if store else []),
+            *([{"name": "object-store", "mountPath": _OBJECT_STORE, "readOnly": True}] if secret else []),
             *work.mounts,
         ],
     }
@@ -239,6 +242,12 @@ def _shared_memory(work: Work) -> dict[str, Any]:
     bound = next((size for size in found if size), None)
     size = {"sizeLimit": canonical_quantity(str(bound))} if bound else {}
     return {"name": "shm", "emptyDir": {"medium": "Memory"} | size}
+
+
+def _store_variables(store: ObjectStore) -> dict[str, str]:
+    """What the libraries of a store ask for beside the keys of the Secret."""
+    google = store.url.startswith("gs://")
+    return {"GOOGLE_APPLICATION_CREDENTIALS": f"{_OBJECT_STORE}/credentials.json"} if google else {}
 
 
 def _store_files(secret: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from fractions import Fraction
 from math import ceil
 from typing import Any
 
-_WRITTEN = re.compile(r"([+-]?)([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:([KMGTPE]i)|([numkMGTPE])|[eE]([+-]?[0-9]{1,2}))?")
+_WRITTEN = re.compile(r"([+-]?)([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:([KMGTPE]i)|([numkMGTPE])|[eE]([+-]?[0-9]{1,3}))?")
 _BINARY = ("", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
 _DECIMAL = {-9: "n", -6: "u", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T", 15: "P", 18: "E"}
 _NANO = -9  # nothing smaller is kept: it is rounded up
@@ -30,7 +30,7 @@ def canonical_quantity(text: str) -> str:
             return _binary(amount.numerator)
         return _decimal(amount, _DECIMAL)
     if exponent is not None:
-        scientific = {power: f"e{power}" if power else "" for power in range(-9, 100, 3)}
+        scientific = {power: f"e{power}" if power else "" for power in range(-9, 1003, 3)}
         return _decimal(number * Fraction(10) ** int(exponent), scientific)
     power = next(power for power, suffix in _DECIMAL.items() if suffix == (decimal or ""))
     return _decimal(number * Fraction(10) ** power, _DECIMAL)

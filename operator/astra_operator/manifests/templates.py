@@ -65,6 +65,11 @@ class PodDefaults(Resource):
     """The verification pool of the operator."""
 
 
+def clean_path(path: str) -> str:
+    """The one way to write a path of a container; POSIX leaves two leading slashes alone."""
+    return normpath(f"/{path.lstrip('/')}")
+
+
 def merged(farm: PodTemplate | None, run: PodTemplate | None) -> Template:
     """What is added to a pod, by the farm's default and the run's own template."""
     below, above = _written(farm), _written(run)
@@ -169,12 +174,12 @@ def _clash(field: str, key: str, own: set[str]) -> str | None:
     """Which of the operator's own names a name would replace or hide."""
     if field == "volumeMounts":
         return _taken(key, own)
-    return key if key in own or (field == "env" and key.startswith("ASTRA_")) else None
+    return key if key in own else None
 
 
 def _taken(path: str, own: Iterable[str]) -> str | None:
     """The mount of the operator that a mount at `path` would replace or hide, or its folder of secrets."""
-    path = normpath(path)
+    path = clean_path(path)
     if path == OWN_FOLDER or path.startswith(f"{OWN_FOLDER}/"):
         return OWN_FOLDER
     return next((each for each in sorted(own) if each == path or each.startswith(f"{path.rstrip('/')}/")), None)
@@ -182,7 +187,7 @@ def _taken(path: str, own: Iterable[str]) -> str | None:
 
 def _key(field: str, item: Mapping[str, Any]) -> str:
     value = str(item[_NAMES[field]])
-    return normpath(value) if field == "volumeMounts" else value
+    return clean_path(value) if field == "volumeMounts" else value
 
 
 def _merge(field: str, below: Any, above: Any) -> Any:
