@@ -16,7 +16,8 @@
 | TrainingRun with several nodes | VolumeShared | ReadWriteMany | ClaimNotShared, ClaimMissing |
 | TrainingRun | Suspended | Suspended, Preempted | NotSuspended |
 | runs | Complete | Completed | NotFinished |
-| runs | Failed | InvalidSpec, BadInput, RetriesExhausted, DeadlineExceeded, JobFailed, KubeRayMissing | NotFailed, Resumed |
+| runs | Failed | InvalidSpec, BadInput, RetriesExhausted, DeadlineExceeded, JobFailed, KubeRayMissing | NotFailed |
+| TrainingRun | Failed | | Resumed |
 """
 
 from collections.abc import Iterable

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from astra_api.environment import Environment
-from astra_api.kube import CONFIG_MAP, ENVIRONMENT, EVENT, POD, Kind, Kube, Object, referenced_source
+from astra_api.kube import CONFIG_MAP, ENVIRONMENT, POD, Kind, Kube, Object, referenced_source
 from astra_api.synthesis_run import SynthesisRun
 from astra_api.training_run import TrainingRun
 from astra_operator import metrics, synthesis, training
@@ -21,6 +21,7 @@ from astra_operator.begun import Begun, read_begun
 from astra_operator.carrying_out import carry_out
 from astra_operator.census import Census
 from astra_operator.conditions import Condition
+from astra_operator.creation import not_created
 from astra_operator.environment_watch import Change, EnvironmentWatches
 from astra_operator.environments import (
     EnvironmentAction,
@@ -34,7 +35,7 @@ from astra_operator.heartbeat import BEAT_SECONDS, Heartbeat
 from astra_operator.manifests.identity import KINDS, OWNER, ROLE, Owner, owner_of
 from astra_operator.manifests.job import CLAIM, JOB, RAY_JOB, RBAC_ROLE, ROLE_BINDING, SERVICE_ACCOUNT
 from astra_operator.manifests.pool import NETWORK_POLICY, pool_members
-from astra_operator.ownership import Foreign, describe_foreign, is_own, lacking_pods
+from astra_operator.ownership import Foreign, describe_foreign, is_own
 from astra_operator.pool_view import is_ready
 from astra_operator.runs import Plan, Seen, is_over, provisioned, reconcile_run
 from astra_operator.settings import OperatorSettings
@@ -270,7 +271,7 @@ class Operator:
             status=status,
             objects=objects,
             foreign=tuple(foreign),
-            not_created=self._not_created(owner, objects, pods),
+            not_created=not_created(self._kube, owner.namespace, objects.values(), pods),
             sandbox_pods=tuple(pod for pod in pods if pod["metadata"]["labels"].get(ROLE) == "sandbox"),
             workers=tuple(pod for pod in pods if pod["metadata"]["labels"].get(ROLE) != "sandbox"),
             problems=tuple(problems),
@@ -328,17 +329,6 @@ class Operator:
             else:
                 others.append(describe_foreign(owner, kind.kind, kind.plural, found))
         return objects, others
-
-    def _not_created(self, owner: Owner, objects: dict[tuple[str, str], Object], pods: list[Object]) -> tuple[str, ...]:
-        """What controllers say of pods that they could not create: a quota or a webhook refuses those, not us."""
-        words = []
-        for one in lacking_pods(objects.values(), pods):
-            uid, name = one["metadata"]["uid"], f"{one['kind']} {one['metadata']['name']}"
-            told = self._kube.list(EVENT, owner.namespace, fields=f"involvedObject.uid={uid},reason=FailedCreate")
-            newest = max(told, key=lambda event: str(event.get("lastTimestamp") or ""), default=None)
-            if newest is not None:
-                words.append(f"{name}: {newest.get('message')}")
-        return tuple(words)
 
     async def _carry_out(self, owner: Owner, actions: list[Action]) -> float | None:
         outcome = await asyncio.to_thread(carry_out, self._kube, owner, actions)

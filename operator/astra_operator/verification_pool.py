@@ -16,6 +16,7 @@ from astra_api.canonical import canonical_json
 from astra_api.environment import Environment
 from astra_api.kube import SECRET, Kind, Kube, KubeError
 from astra_operator.carrying_out import carry_out, create_certificates, read_certificates
+from astra_operator.creation import not_created
 from astra_operator.drift import mended
 from astra_operator.farm import Farm
 from astra_operator.idleness import Idleness
@@ -170,9 +171,24 @@ class VerificationPool:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_WAIT_SECONDS):
                     await self._serves.wait()
+            if not self._serves.is_set():
+                await asyncio.to_thread(self._ask_why)
             yield self._serves.is_set()
         finally:
             self._idleness.end()
+
+    def _ask_why(self) -> None:
+        """Finds out what keeps its pods from being created. Blocking."""
+        try:
+            found = self._own(*self._stateful_set)
+            words = not_created(self._kube, self.owner.namespace, [found] if found else [], self._pods.values())
+        except (KubeError, PoolRefused) as error:
+            words = (str(error),)
+        self.fault = "; ".join(words) or self.fault
+
+    @property
+    def _stateful_set(self) -> tuple[Kind, str]:
+        return STATEFUL_SET, self._pool("").name
 
     async def verify(self, environment: Environment) -> Verdict:
         """The verdict on one Environment; Pending where the pool does not serve."""

@@ -35,6 +35,7 @@ def cluster(api_server: Cluster) -> Cluster:
 def lab(cluster: Cluster, tmp_path: Path) -> Iterator[Lab]:
     with lab_in(cluster, tmp_path) as made:
         made.make(ENVIRONMENT, "city", city())
+        made.wait_phase(ENVIRONMENT, "city", "Verified")
         yield made
 
 
