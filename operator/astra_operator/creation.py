@@ -1,4 +1,4 @@
-"""Why controllers could not create pods: a quota, a webhook or a LimitRange refuses those to them, not to the operator."""
+"""Why controllers could not create pods: a quota, a webhook or a LimitRange refuses those to them, not to us."""
 
 from collections.abc import Iterable
 

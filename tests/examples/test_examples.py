@@ -21,6 +21,7 @@ EXAMPLES = ROOT / "examples"
 MANIFESTS = sorted(file for file in EXAMPLES.rglob("*.yaml") if file.name != "pack.yaml")
 TRAINING = ("train-smollm2.yaml", "train-tiny.yaml")
 VERL = "verl-cpu.yaml"  # its environments stand in it; tests/verl runs it
+QUEUED = "train-in-a-queue.yaml"  # it needs a cluster; tests/operator takes it through a queue
 PLANNED = ("train-qwen3-14b.yaml", "train-qwen3-32b.yaml")  # they need GPUs
 
 
@@ -45,7 +46,7 @@ def test_each_example_is_run_by_a_test() -> None:
     assert all(
         name.startswith(("synthesis/", "teacher/")) or name == "library/run.yaml" for name in kinds[SynthesisRun]
     )
-    assert kinds[TrainingRun] == {*TRAINING, *PLANNED, VERL}
+    assert kinds[TrainingRun] == {*TRAINING, *PLANNED, QUEUED, VERL}
 
 
 def test_the_environments_are_verified(capfd: pytest.CaptureFixture[str]) -> None:
@@ -72,6 +73,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("ASTRA_ISOLATION", "process")
         assert run(["synth", "-f", str(EXAMPLES / "synthesis/small.yaml"), "--out", str(out)]) == 0
     return out / "environments"
+
+
+def test_a_run_of_a_shared_cluster_can_be_planned(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", "-f", str(EXAMPLES / QUEUED)]) == 0
+    assert "4" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("name", PLANNED)

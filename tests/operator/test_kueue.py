@@ -1,17 +1,20 @@
 """A run in a queue of Kueue's: its Job waits suspended, its pool comes after admission, preemption suspends it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from farms import FARM, census, environment_body, owner, training_run
+from farms import FARM, NAMESPACE, census, environment_body, owner, training_run
 from farms import plan as planned
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from worlds import World
 
+from astra_api.manifests import load_manifests
+from astra_api.training_run import TrainingRun
 from astra_operator.manifests.job import GATE, JOB, QUEUE, RAY_JOB
 from astra_operator.manifests.pool import STATEFUL_SET
-from astra_operator.training import training_plan
+from astra_operator.training import training_plan, unrunnable
 
 KUEUE = {
     QUEUE: "team-a",
@@ -163,6 +166,33 @@ def test_a_user_who_suspends_gives_the_place_in_the_queue_back() -> None:
     assert world.job is not None
     assert world.job["spec"]["suspend"] is True, "it waits anew"
     assert world.status["phase"] == "Pending"
+
+
+def test_the_example_goes_through_its_queue_with_what_it_says_of_its_pods() -> None:
+    example = load_manifests([Path(__file__).parents[2] / "examples" / "train-in-a-queue.yaml"])[0].resource
+    assert isinstance(example, TrainingRun)
+    here = example.model_copy(update={"metadata": example.metadata.model_copy(update={"namespace": NAMESPACE})})
+    assert unrunnable(here, FARM) == []
+    world = World(training_plan(here, owner(name="queued"), FARM, census()))
+    world.reconcile()
+    world.reconcile()
+    assert world.condition("Queued")["status"] == "True"
+    admit(world)
+    world.reconcile()
+    world.settle_sandboxes()
+    world.run_job("Pending")
+    world.reconcile()
+    assert world.job is not None
+    spec = world.job["spec"]
+    pod = spec["template"]["spec"]
+    assert spec["activeDeadlineSeconds"] == 86400
+    assert pod["nodeSelector"] == {"node-pool": "training"}
+    assert spec["template"]["metadata"]["labels"]["team"] == "a"
+    assert {"secretRef": {"name": "snapshots"}} in pod["containers"][0]["envFrom"]
+    pool = world.objects[STATEFUL_SET.plural, "train-queued-sandbox"]["spec"]
+    assert (pool["replicas"], pool["template"]["spec"]["nodeSelector"]) == (4, {"node-pool": "sandboxes"})
+    assert world.objects["persistentvolumeclaims", "train-queued"]["spec"]["storageClassName"] == "fast"
+    assert not [one for name, one in world.pods.items() if name.startswith("worker") and one["spec"]["schedulingGates"]]
 
 
 def test_a_run_waits_for_its_environments_before_it_waits_in_the_queue() -> None:
