@@ -36,6 +36,11 @@ def dotted(path: Path) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
 
 
+def parted(field: str) -> Path:
+    """The path that a server writes so."""
+    return tuple(int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", field))
+
+
 def places(schema: Schema, path: Path = ()) -> Iterator[tuple[Path, Schema]]:
     """Every field that the schema knows, with its own schema."""
     yield path, schema
@@ -47,11 +52,11 @@ def places(schema: Schema, path: Path = ()) -> Iterator[tuple[Path, Schema]]:
         yield from places(schema["additionalProperties"], (*path, KEY))
 
 
-def rules(schema: Schema) -> Iterator[tuple[str, str]]:
-    """(path of the field, message) of each CEL rule."""
+def rules(schema: Schema) -> Iterator[tuple[Path, str]]:
+    """The field and the message of each CEL rule."""
     for path, inner in places(schema):
         for rule in inner.get("x-kubernetes-validations", []):
-            yield dotted(path), rule["message"]
+            yield path, rule["message"]
 
 
 def bounds(schema: Schema, root: str) -> Iterator[Bound]:
@@ -83,18 +88,18 @@ def holding(schema: Schema, path: Path, value: Any) -> Any:
 
 
 def _number(schema: Schema, value: float) -> Any:
-    return int(value) if schema["type"] == "integer" else float(value)
+    return float(value) if schema.get("type") == "number" else int(value)
 
 
 def _minimum(schema: Schema, limit: float) -> tuple[Any, Any, str]:
-    step = 1 if schema["type"] == "integer" else 0.0625
+    step = 0.0625 if schema.get("type") == "number" else 1
     if schema.get("exclusiveMinimum"):
         return _number(schema, limit + step), _number(schema, limit), f"should be greater than {limit:.12g}"
     return _number(schema, limit), _number(schema, limit - step), f"should be greater than or equal to {limit:.12g}"
 
 
 def _maximum(schema: Schema, limit: float) -> tuple[Any, Any, str]:
-    step = 1 if schema["type"] == "integer" else 0.0625
+    step = 0.0625 if schema.get("type") == "number" else 1
     if schema.get("exclusiveMaximum"):
         return _number(schema, limit - step), _number(schema, limit), f"should be less than {limit:.12g}"
     return _number(schema, limit), _number(schema, limit + step), f"should be less than or equal to {limit:.12g}"
@@ -167,7 +172,12 @@ def most(schema: Schema, longest: int) -> Any:
     if kind in ("integer", "number"):
         return _BREAKS["maximum"](schema, schema["maximum"])[0] if "maximum" in schema else least(schema)
     if kind == "array":
-        return [most(schema["items"], longest)] * schema["maxItems"]
+        item, keys = most(schema["items"], longest), schema.get("x-kubernetes-list-map-keys", ())
+        words = {key: least(schema["items"]["properties"][key]) for key in keys}
+        return [
+            {**item, **{key: f"{word}{number}" for key, word in words.items()}} if keys else item
+            for number in range(schema["maxItems"])
+        ]
     if kind == "object" and isinstance(schema.get("additionalProperties"), dict):
         inner = most(schema["additionalProperties"], longest)
         return {f"{KEY}{number}": inner for number in range(schema["maxProperties"])}
