@@ -35,6 +35,7 @@ _POLL_SECONDS = 1.0
 _LONGEST_PAUSE = 60.0
 _FIRST_TRIES = 5
 _NEWS_SECONDS = 10.0
+_NICENESS = 10  # a tenth of a core where training takes all
 
 Tell = Callable[[Mapping[str, Any]], None]
 Stamps = dict[str, tuple[int, int]]  # size and time of change of each file
@@ -194,6 +195,7 @@ class Upload:
             self._tell({"refused": f"{URL}: {self._url}: {reason(error)}; {fix}"})
             return 2
         self._tell({"ready": True})
+        os.nice(_NICENESS)  # training waits no more
         return self._copy_all(store)
 
     def _begin(self, run: str) -> Store:
@@ -310,7 +312,6 @@ def _until_closed(finishing: threading.Event) -> None:
 def main(arguments: list[str]) -> int:
     """The process; PARENT is the process id of the one that started it."""
     url, run, out, patience, parent = arguments
-    os.nice(19)  # training goes on beside it
     finishing = threading.Event()
     threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
     threading.Thread(target=_until_closed, args=(finishing,), daemon=True).start()
