@@ -117,7 +117,11 @@ def _training(namespace: str) -> TrainingRun:
         "rl": {},
         "sandboxes": {"resources": asked, "podTemplate": {"metadata": {"labels": {"team": "own"}}}},
         "trainer": {"resources": asked, "gpusPerNode": 1, "infiniband": True, "modelCacheClaim": "hub"},
-        "checkpoint": {"size": "1024Gi", "storageClassName": "", "objectStore": {"url": "gs://b/x", "secret": "b"}},
+        "checkpoint": {
+            "size": "1024Gi",
+            "storageClassName": "",
+            "objectStore": {"url": "gs://bucket/x", "secret": "b"},
+        },
         "activeDeadlineSeconds": 60,
     }
     return TrainingRun.model_validate({"metadata": {"name": "rich", "namespace": namespace}, "spec": spec})
