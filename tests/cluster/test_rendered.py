@@ -1,11 +1,15 @@
 """What the operator renders, as a real API server stores it: nothing is refused, and nothing differs afterwards."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from clusters import Cluster
+from operators import eventually
 from standin import kube_of
 
 from astra_api.environment import Environment
@@ -17,14 +21,17 @@ from astra_operator.drift import differs, stamped
 from astra_operator.environments import dedicated_pool
 from astra_operator.farm import Farm
 from astra_operator.manifests.identity import Owner
-from astra_operator.manifests.job import access_objects, job_object, run_object
+from astra_operator.manifests.job import RUN_FILE, access_objects, job_object, run_object
 from astra_operator.manifests.pool import STATEFUL_SET, pool_objects
+from astra_operator.metrics import WRITES
+from astra_operator.operator import WAKE
 from astra_operator.settings import MANAGER, OperatorSettings
 from astra_operator.synthesis import synthesis_plan, unrunnable
 from astra_operator.training import training_plan
 from astra_operator.training import unrunnable as training_unrunnable
 from astra_operator.verification_pool import VerificationPool
 
+ROOT = Path(__file__).parents[2]
 Object = dict[str, Any]
 # Each way to write a thing that a server stores in another.
 TEMPLATE: Object = {
@@ -110,7 +117,11 @@ def _training(namespace: str) -> TrainingRun:
         "rl": {},
         "sandboxes": {"resources": asked, "podTemplate": {"metadata": {"labels": {"team": "own"}}}},
         "trainer": {"resources": asked, "gpusPerNode": 1, "infiniband": True, "modelCacheClaim": "hub"},
-        "checkpoint": {"size": "1024Gi", "storageClassName": "", "objectStore": {"url": "gs://b/x", "secret": "b"}},
+        "checkpoint": {
+            "size": "1024Gi",
+            "storageClassName": "",
+            "objectStore": {"url": "gs://bucket/x", "secret": "b"},
+        },
         "activeDeadlineSeconds": 60,
     }
     return TrainingRun.model_validate({"metadata": {"name": "rich", "namespace": namespace}, "spec": spec})
@@ -140,11 +151,11 @@ def test_what_is_applied_is_what_is_found(kube: Kube, farm: Farm) -> None:
     made = pool_objects(dedicated_pool(environment, Owner("Environment", "rich", namespace), farm, 1))
     for plan in (training, synthesis):
         made += [*access_objects(plan.work), *plan.extra, *pool_objects(plan.pool), job_object(plan.work)]
-        made.append(run_object(plan.work, plan.manifest))
+        made.append(run_object(plan.work, {RUN_FILE: plan.manifest}))
     for action in made:
         manifest = stamped(action.manifest)
         name = manifest["metadata"]["name"]
-        kube.apply(action.kind, namespace, name, manifest, MANAGER)
+        kube.apply(action.kind, namespace, name, manifest, MANAGER, uid=None)
         found = kube.get(action.kind, namespace, name)
         assert found is not None
         assert not differs(manifest, found), (manifest, found)
@@ -160,6 +171,29 @@ def test_the_verification_pool_is_of_its_own_defaults_and_settles(kube: Kube, fa
     (container,) = spec["containers"]
     assert container["resources"]["requests"] == {"cpu": "100m", "memory": "1Gi"}, "what the admin gave"
     assert container["resources"]["limits"]["memory"], "what its sessions want"
+    before = _writes()
     pool.provide()
-    (again,) = kube.list(STATEFUL_SET, farm.settings.namespace)
-    assert again["metadata"]["resourceVersion"] == found["metadata"]["resourceVersion"], "nothing was written"
+    assert _writes() == before, "nothing differs, so nothing is written"
+
+
+def _writes() -> float:
+    return sum(
+        sample.value for family in WRITES.collect() for sample in family.samples if sample.name.endswith("_total")
+    )
+
+
+def test_helm_s_test_wakes_a_pool_that_sleeps(api_server: Cluster, kube: Kube, farm: Farm, tmp_path: Path) -> None:
+    """The operator goes by the annotation; what the test calls then is not there in a cluster without nodes."""
+    namespace = farm.settings.namespace
+    VerificationPool(kube, farm).provide()
+    (pool,) = kube.list(STATEFUL_SET, namespace)
+    for name in ("client.crt", "client.key", "ca.crt"):
+        (tmp_path / name).write_text("")
+    script = ROOT / "helm" / "astra-farm" / "files" / "call_a_tool.py"
+    command = [sys.executable, str(script), "127.0.0.1:1", f"{namespace}/{pool['metadata']['name']}"]
+    environment = {**api_server.environment, "ASTRA_TLS_DIR": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as calling:
+        try:
+            eventually(lambda: WAKE in next(iter(kube.list(STATEFUL_SET, namespace)))["metadata"]["annotations"], 120.0)
+        finally:
+            calling.kill()

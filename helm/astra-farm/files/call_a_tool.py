@@ -1,12 +1,18 @@
-"""`helm test`: opens a session in the operator's verification pool, calls a tool, and says what contains it."""
+"""`helm test`: opens a session in the operator's verification pool, calls a tool, and says what it gave.
+
+    python call_a_tool.py HOST:PORT [NAMESPACE/STATEFULSET]
+
+The StatefulSet is the pool's, which is woken first: without work it has no pods.
+"""
 
 import asyncio
 import os
 import sys
+import time
 from pathlib import Path
 
 from astra_api.records import ToolResult, Toolset, ToolSpec
-from astra_sandbox.client import SandboxClient
+from astra_sandbox.client import Retry, SandboxClient
 from astra_sandbox.link import ClientTls
 
 SCHEMA = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
@@ -14,8 +20,17 @@ TOOLS = (ToolSpec(name="length", description="How long a text is.", parameters=S
 TOOLSET = Toolset(tools=TOOLS, source="def length(text):\n    return len(text)\n", state="stateless")
 
 
+def wake(stateful_set: str) -> None:
+    from astra_api.kube import Kube
+    from astra_operator.manifests.pool import STATEFUL_SET
+    from astra_operator.operator import WAKE
+
+    namespace, _, name = stateful_set.partition("/")
+    Kube.connect().annotate(STATEFUL_SET, namespace, name, {WAKE: str(time.time())})
+
+
 async def main(address: str, tls: ClientTls) -> int:
-    client = SandboxClient([address], tls)
+    client = SandboxClient([address], tls, retry=Retry(budget=240.0))
     try:
         (session,) = await client.open_sessions(TOOLSET, 1, seed=0)
         outcome = await session.call("length", '{"text": "astra"}')
@@ -29,4 +44,6 @@ async def main(address: str, tls: ClientTls) -> int:
 FOLDER = Path(os.environ.get("ASTRA_TLS_DIR", "/tls"))
 FILES = ((FOLDER / name).read_bytes() for name in ("client.crt", "client.key", "ca.crt"))
 TLS = ClientTls(*FILES, server_name=os.environ.get("ASTRA_SERVER_NAME"))
+for pool in sys.argv[2:]:
+    wake(pool)
 sys.exit(asyncio.run(main(sys.argv[1], TLS)))

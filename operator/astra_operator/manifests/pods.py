@@ -33,5 +33,5 @@ def container_security(*capabilities: str) -> dict[str, Any]:
 
 
 def environment(**values: str) -> list[dict[str, str]]:
-    """A container's `env`; HOME is writable."""
-    return [{"name": name, "value": value} for name, value in {"HOME": "/tmp", **values}.items()]
+    """A container's `env`; HOME is writable. Servers do not store that a value is empty."""
+    return [{"name": name, **({"value": value} if value else {})} for name, value in {"HOME": "/tmp", **values}.items()]
