@@ -37,12 +37,11 @@ from astra_operator.ownership import Foreign, describe_foreign, is_own, lacking_
 from astra_operator.pool_view import is_ready
 from astra_operator.runs import Plan, Seen, is_over, provisioned, reconcile_run
 from astra_operator.settings import OperatorSettings
-from astra_operator.verification_pool import VerificationPool
+from astra_operator.verification_pool import WAKE, VerificationPool
 from astra_operator.work_queue import WorkQueue
 from astra_sandbox.verification import Verdict
 
 BEAT = "astra.farm/heartbeat"  # annotation of the verification pool's StatefulSet
-WAKE = "astra.farm/wake"  # another: a new value wakes the pool, for whoever wants to call a tool in it
 _VERIFIED_AT_ONCE = 12
 _RUNS_AT_ONCE = 4
 _LISTED_SOON = 1.0  # seconds until a run looks again whether the Environments of its namespace are known

@@ -16,7 +16,7 @@ from standin import KubeletStandIn, kube_of
 from astra_api.kube import ENVIRONMENT, TRAINING_RUN, Kind, Kube
 from astra_operator.manifests.job import JOB, SERVICE_ACCOUNT
 from astra_operator.manifests.pool import STATEFUL_SET
-from astra_operator.operator import WAKE
+from astra_operator.verification_pool import WAKE
 
 NAMESPACES, COUNT, LARGE = 20, 5000, 100 * 1024
 POOL = "verify-astra-farm-operator-sandbox"
