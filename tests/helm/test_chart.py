@@ -224,7 +224,7 @@ def test_the_chart_finds_the_pool_that_the_operator_makes(helm: Any, release: st
     owner = identity.Owner("Deployment", deployment, "astra")
     made = pool.Pool(owner=owner, image="i", pull_policy="Never", replicas=1, clients={})
     (test,) = (body for body in objects if body["kind"] == "Pod")
-    assert made.addresses[0] == test["spec"]["containers"][0]["command"][-1]
+    assert test["spec"]["containers"][0]["command"][2:] == [made.addresses[0], made.name], "what it calls, and wakes"
     assert {"name": "tls", "secret": {"secretName": made.secret, "defaultMode": 0o440}} in test["spec"]["volumes"]
     egress = _of(objects, "NetworkPolicy")["spec"]["egress"][1]["to"][0]["podSelector"]["matchLabels"]
     assert egress.items() <= owner.labels("sandbox").items()
