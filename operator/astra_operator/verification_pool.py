@@ -31,6 +31,7 @@ from astra_sandbox.client import Retry, SandboxClient
 from astra_sandbox.link import ClientTls
 from astra_sandbox.verification import CHECKS, Reason, Verdict, verify_environment
 
+WAKE = "astra.farm/wake"  # annotation of the StatefulSet: a new value wakes it, for whoever wants to call a tool
 _CAPACITY = 64  # sessions of a pod; twelve environments at a time have two or three each
 _RESOURCES = {  # twelve at a time hold 1 GiB under gVisor; above 0.6 of its limit a server ends what is only kept warm
     "requests": {"cpu": "100m", "memory": "512Mi"},
