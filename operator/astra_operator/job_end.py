@@ -7,9 +7,8 @@ from typing import Any
 
 from astra_api.kube import Kind
 from astra_operator.conditions import find, holds
-from astra_operator.manifests.job import RAY_JOB, Work
+from astra_operator.manifests.job import BAD_INPUT, RAY_JOB, Work
 
-_BAD_INPUT = 2  # the exit code of what the user must mend: trying again is no use
 _TAIL = 1000  # characters of what a pod said last
 _REASONS = {"BackoffLimitExceeded": "RetriesExhausted", "DeadlineExceeded": "DeadlineExceeded"}
 _NO_KUBERAY = "trainer.nodes is more than 1, which needs RayJobs, and the cluster has none: install KubeRay"
@@ -41,7 +40,7 @@ def job_end(
     uid = job["metadata"]["uid"]
     ends = sorted(_ends(pods, uid))
     for _, code, message in ends:
-        if code == _BAD_INPUT:
+        if code == BAD_INPUT:
             return JobEnd(False, "BadInput", message or "the run cannot be used; see the log of its pod")
     if not holds(conditions, "Failed"):
         return None
@@ -62,7 +61,7 @@ def _ray_end(status: dict[str, Any]) -> JobEnd | None:
     words = str(status.get("message") or status.get("reason") or f"job status {ended}").strip()[-_TAIL:]
     if deployment == "Failed":
         code = re.search(r"exit code (\d+)", status.get("message") or "")  # how Ray begins; the log's end follows
-        if code is not None and int(code[1]) == _BAD_INPUT:
+        if code is not None and int(code[1]) == BAD_INPUT:
             return JobEnd(False, "BadInput", words)
         reason = _REASONS.get(status.get("reason") or "", "RetriesExhausted")
         return JobEnd(False, reason, f"the RayJob failed; last: {words}")
