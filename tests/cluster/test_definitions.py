@@ -443,7 +443,7 @@ _POD_TEMPLATE = {
     }
 }
 _FITS: dict[str, Object] = {  # what the rules want of an object that has every field; None leaves one out
-    "Environment": {"sourceRef": None, "steps": {"match": "numeric"}},
+    "Environment": {"sourceRef": None, "steps": {"match": "numeric"}, "sandbox": {"memory": "1Gi"}},
     "SynthesisRun": {
         "trajectories": None,
         "environments": {"source": {"type": "knowledge", "pack": None, "path": None, "toolset": None}},
