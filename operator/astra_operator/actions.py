@@ -56,6 +56,7 @@ class PatchStatus:
     """Merges into the status of the reconciled object."""
 
     status: dict[str, Any]
+    first: bool = False  # it has none yet, as far as was seen: spares a request
 
 
 @dataclass(frozen=True)

@@ -75,10 +75,10 @@ def _do(kube: Kube, owner: Owner, action: Action) -> None:
             _count(POD, "patch")
             gates = {"op": "replace", "path": "/spec/schedulingGates", "value": list(others)}
             kube.patch(POD, owner.namespace, name, [gates], uid=uid)
-        case PatchStatus(status):
+        case PatchStatus(status, first):
             kind = KINDS[owner.kind]
             _count(kind, "status")
-            kube.patch_status(kind, owner.namespace, owner.name, status, uid=owner.uid)
+            kube.patch_status(kind, owner.namespace, owner.name, status, uid=owner.uid, first=first)
         case Emit():
             _emit(kube, owner, action)
         case Again():

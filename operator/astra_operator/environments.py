@@ -21,10 +21,12 @@ from astra_operator.farm import Farm
 from astra_operator.manifests.identity import ROLE, Owner
 from astra_operator.manifests.pool import Pool, pool_members, pool_objects
 from astra_operator.manifests.templates import merged as merged_templates
+from astra_operator.ownership import Foreign, advice
 from astra_operator.settings import PORT
 from astra_sandbox.verification import Verdict
 
 RETRY_SECONDS = 30.0  # until the next try, where the infrastructure failed
+_COLLECTED_SECONDS = 3.0  # until objects of an earlier Environment of the name may be gone
 _VERDICT = {"phase", "digest", "toolset", "checks"}  # of the status
 _WARNED = ("Verified", "Provisioned")  # conditions; events tell when they become False
 _SESSIONS = 32  # of a dedicated pod: a group of rollouts opens all its sessions on one
@@ -49,7 +51,7 @@ class EnvironmentSeen:
     verdict: Verdict | None = None  # just reached
     objects: Mapping[tuple[str, str], dict[str, Any]] = field(default_factory=dict)  # of its dedicated pool
     ready_replicas: int = 0
-    foreign: tuple[str, ...] = ()  # "KIND NAME" of what is in the way of its pool and not its own
+    foreign: tuple[Foreign, ...] = ()  # what has names of its pool's objects, and is not its own
     refused: tuple[str, ...] = ()  # what the API said when objects of its pool were applied just now
 
     @property
@@ -88,7 +90,7 @@ def reconcile_environment(seen: EnvironmentSeen, owner: Owner, farm: Farm, now: 
     ]
     actions += _report(seen, status, conditions, now)
     if phase == "Pending" or any(condition.status == "False" for condition in provided):
-        actions.append(Again(RETRY_SECONDS))
+        actions.append(Again(_COLLECTED_SECONDS if phase != "Pending" and _collecting(seen) else RETRY_SECONDS))
     return actions
 
 
@@ -153,13 +155,18 @@ def _standing(seen: EnvironmentSeen) -> Condition:
 def _provided(seen: EnvironmentSeen, replicas: int) -> list[Condition]:
     """Whether its pods could be asked for; nothing, where none are wanted and nothing was ever in the way."""
     if seen.foreign and replicas:
-        message = f"{', '.join(seen.foreign)}: made by somebody else, and left alone; delete or rename it"
-        return [Condition("Provisioned", "False", "ForeignObject", message)]
+        reason = "Collecting" if _collecting(seen) else "ForeignObject"
+        return [Condition("Provisioned", "False", reason, "; ".join(map(advice, seen.foreign)))]
     if seen.refused:
         return [Condition("Provisioned", "False", "Refused", "; ".join(seen.refused))]
     if find(seen.conditions, "Provisioned") is None:
         return []
     return [Condition("Provisioned", "True", "Provisioned")]
+
+
+def _collecting(seen: EnvironmentSeen) -> bool:
+    """Whether nothing is in the way but what is about to be deleted."""
+    return bool(seen.foreign) and all(one.earlier for one in seen.foreign)
 
 
 def _ready(phase: str, replicas: int, ready: int, provided: list[Condition]) -> Condition:
@@ -203,10 +210,10 @@ def _report(seen: EnvironmentSeen, status: dict[str, Any], conditions: list[Cond
     }
     actions: list[Action] = []
     if any(seen.status.get(key) != value for key, value in status.items()):
-        actions.append(PatchStatus(status))
+        actions.append(PatchStatus(status, first=not seen.status))
     for condition in conditions:
         before = find(seen.conditions, condition.type) or {}
-        wrong = condition.type in _WARNED and condition.status == "False"
+        wrong = condition.type in _WARNED and condition.status == "False" and condition.reason != "Collecting"
         if wrong and (before.get("status"), before.get("message", "")) != ("False", condition.message):
             actions.append(Emit("Warning", condition.reason, condition.message))
     return actions

@@ -24,7 +24,6 @@ from astra_operator.conditions import Condition
 from astra_operator.creation import not_created
 from astra_operator.environment_watch import Change, EnvironmentWatches
 from astra_operator.environments import (
-    EnvironmentAction,
     EnvironmentSeen,
     Verify,
     has_pool,
@@ -188,17 +187,14 @@ class Operator:
                 verdict = await self._verify(owner, state) if serves else self.pool.unserved(state.environment)
             state = replace(state, verdict=verdict)
             actions = reconcile_environment(state, owner, self.farm, datetime.now(UTC))
-        refused = await asyncio.to_thread(self._provide, owner, actions)
-        if refused:
-            actions = reconcile_environment(replace(state, refused=refused), owner, self.farm, datetime.now(UTC))
-        return await self._carry_out(owner, [a for a in actions if isinstance(a, PatchStatus | Emit | Again)])
-
-    def _provide(self, owner: Owner, actions: list[EnvironmentAction]) -> tuple[str, ...]:
-        """Makes and removes what a pool consists of; what the API refused, in its words."""
         changes = [action for action in actions if isinstance(action, Apply | CreateCertificates | Delete)]
-        outcome = carry_out(self._kube, owner, changes)
+        outcome = await asyncio.to_thread(carry_out, self._kube, owner, changes)
+        if outcome.refusals:
+            state = replace(state, refused=tuple(outcome.refusals))
+            actions = reconcile_environment(state, owner, self.farm, datetime.now(UTC))
+        again = await self._carry_out(owner, [one for one in actions if isinstance(one, PatchStatus | Emit | Again)])
         outcome.check()
-        return tuple(outcome.refusals)
+        return again
 
     def _see_environment(self, key: Key) -> tuple[Owner, EnvironmentSeen] | None:
         body = self._kube.get(ENVIRONMENT, key.namespace, key.name)
@@ -209,16 +205,13 @@ class Operator:
         state = EnvironmentSeen(body["metadata"]["generation"], body.get("status") or {})
         if isinstance(found, list):
             return owner, EnvironmentSeen(state.generation, state.status, problems=tuple(found))
-        objects: dict[tuple[str, str], Object] = {}
-        others: list[Foreign] = []
-        ready = 0
-        if has_pool(body):
-            objects, others = self._objects(owner, pool_members(owner, self.farm.policy_version))
-            pods = self._kube.list(POD, key.namespace, f"{OWNER}={owner.base},{ROLE}=sandbox")
-            ready = sum(map(is_ready, pods))
-        resolved = self._resolved(found, key.namespace)
-        foreign = tuple(map(str, others))
-        return owner, replace(state, environment=resolved, objects=objects, ready_replicas=ready, foreign=foreign)
+        state = replace(state, environment=self._resolved(found, key.namespace))
+        if not has_pool(body):
+            return owner, state
+        objects, others = self._objects(owner, pool_members(owner, self.farm.policy_version))
+        pods = self._kube.list(POD, key.namespace, f"{OWNER}={owner.base},{ROLE}=sandbox")
+        ready = sum(map(is_ready, pods))
+        return owner, replace(state, objects=objects, foreign=tuple(others), ready_replicas=ready)
 
     def _resolved(self, environment: Environment, namespace: str) -> Environment:
         reference = environment.spec.source_ref

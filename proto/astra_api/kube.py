@@ -17,7 +17,7 @@ from astra_api.resource import API_VERSION
 
 Object = dict[str, Any]
 _TIMEOUT = (5.0, 30.0)  # seconds: to connect, to answer
-_WATCH_TIMEOUT = (5.0, 90.0)  # a server sends a bookmark every minute
+_WATCH_SECONDS = 60  # until a server ends a watch: what is silent for longer is a dead connection
 _PAGE = 250  # objects in one answer to a list
 _NEVER_STORED = "1"  # a resourceVersion that no object has: etcd counts from it
 _NO_VERSION = "resourceVersion should not be set on objects to be created"  # of Services, before Kubernetes 1.23
@@ -158,16 +158,17 @@ class Kube:
                 yield item["metadata"]
 
     def watch(self, kind: Kind, namespace: str | None, version: str) -> Iterator[Object]:
-        """The changes since a resourceVersion, as `{"type": ..., "object": ...}`; ends when the server ends it.
+        """The changes since a resourceVersion, as `{"type": ..., "object": ...}`, for about a minute.
 
         Bookmarks are among them. Raises KubeError: with status 410 when the version is too old, and 0 when the
-        connection is cut, or is silent for longer than bookmarks are apart.
+        connection is cut or dead.
         """
         from urllib3.exceptions import HTTPError
 
         query = {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": version}
-        path = kind.path(namespace)
-        response = self._request("GET", path, query, None, "application/json", _JSON, _WATCH_TIMEOUT)
+        query["timeoutSeconds"] = str(_WATCH_SECONDS)
+        path, timeout = kind.path(namespace), (self._timeout[0], _WATCH_SECONDS + self._timeout[1])
+        response = self._request("GET", path, query, None, _JSON, _JSON, timeout)
         line = bytearray()
         try:
             for data in response.response.stream(None, decode_content=False):
@@ -217,24 +218,35 @@ class Kube:
         return self._call("PATCH", kind.path(namespace, name), None, body, "application/merge-patch+json")
 
     def patch_status(
-        self, kind: Kind, namespace: str, name: str, status: Mapping[str, Any], *, uid: str | None = None
+        self,
+        kind: Kind,
+        namespace: str,
+        name: str,
+        status: Mapping[str, Any],
+        *,
+        uid: str | None = None,
+        first: bool = False,
     ) -> Object:
         """Sets fields of an object's status; None removes one. With `uid`, only if the object is that one (else
-        `conflict`): a JSON patch tests it, as servers take no heed of a uid in a merged status."""
+        `conflict`): a JSON patch tests it, as servers take no heed of a uid in a merged status.
+
+        An object without a status, and one with, need different patches: `first` says which is tried first.
+        """
         test = [] if uid is None else [{"op": "test", "path": "/metadata/uid", "value": uid}]
         path = kind.path(namespace, name, "status")
         fields = [{"op": "add", "path": f"/status/{key}", "value": value} for key, value in status.items()]
-        first = {key: value for key, value in status.items() if value is not None}
-        none_yet: Sequence[Object] = [
+        whole = {key: value for key, value in status.items() if value is not None}
+        none_yet: list[Object] = [
             {"op": "test", "path": "/status", "value": None},
-            {"op": "add", "path": "/status", "value": first},
+            {"op": "add", "path": "/status", "value": whole},
         ]
+        patch, other = (none_yet, fields) if first else (fields, none_yet)
         try:
-            return self._json_patch(path, [*test, *fields])
+            return self._json_patch(path, [*test, *patch])
         except KubeError as error:
             if not error.conflict:
                 raise
-        return self._json_patch(path, [*test, *none_yet])
+        return self._json_patch(path, [*test, *other])
 
     def patch(self, kind: Kind, namespace: str, name: str, operations: Sequence[Object], *, uid: str) -> Object:
         """A JSON patch of the object of a uid (else `conflict`)."""

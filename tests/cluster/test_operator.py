@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -272,31 +271,6 @@ class _CuttingProxy:
         with suppress(OSError):
             while data := source.recv(1 << 16):
                 sink.sendall(data)
-
-
-@pytest.mark.slow
-def test_five_hundred_environments_at_once(lab: Lab, record_property: Any) -> None:
-    eventually(lambda: lab.operator.metric("astra_verifier_pods_ready") >= 1, 180)
-    count = 500
-    began = time.monotonic()
-    for number in range(count):
-        lab.make(ENVIRONMENT, f"city-{number:03}", city(number))
-    eventually(
-        lambda: lab.operator.metric("astra_environments", phase="Verified") >= count,
-        300,
-        every=2,
-        what=lambda: lab.operator.page("metrics"),
-    )
-    seconds = time.monotonic() - began
-    writes = lab.operator.metric("astra_operator_writes_total", kind="Environment")
-    events = lab.operator.metric("astra_operator_writes_total", kind="Event")
-    resident = lab.operator.resident_bytes
-    figures = f"{seconds:.0f} s, {(writes + events) / count:.2f} writes each, {resident / 2**20:.0f} MB"
-    record_property("figures", figures)
-    print(f"\n{count} environments: {figures}")
-    assert seconds < 300
-    assert writes + events <= 3 * count
-    assert resident < 300 * 2**20
 
 
 def test_kube_errors_are_told_apart(cluster: Cluster) -> None:

@@ -10,6 +10,7 @@ from astra_api.environment import settled_phase
 from astra_operator.accepting import Problem
 from astra_operator.actions import Again, Apply, CreateCertificates, Delete, Emit, PatchStatus
 from astra_operator.environments import EnvironmentSeen, Verify, has_pool, reconcile_environment
+from astra_operator.ownership import Foreign
 from astra_sandbox.verification import CHECKS, Reason, Verdict
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -167,7 +168,7 @@ WANTS = environment(sandbox={"replicas": 1})
 
 
 def test_what_is_not_its_own_is_neither_used_nor_touched() -> None:
-    foreign = ("Secret env-seven-tls",)
+    foreign = (Foreign("Secret", "secrets", "env-seven-tls"),)
     seen = EnvironmentSeen(1, {}, WANTS, verdict=verdict(of=WANTS), foreign=foreign)
     actions = act(seen)
     assert not [action for action in actions if isinstance(action, Apply | CreateCertificates | Delete)]
@@ -187,8 +188,16 @@ def test_what_is_not_its_own_is_neither_used_nor_touched() -> None:
     assert condition(status_after(free), "Provisioned")["status"] == "True"
 
 
+def test_objects_of_an_earlier_one_are_waited_for() -> None:
+    earlier = (Foreign("Secret", "secrets", "env-seven-tls", earlier=True),)
+    seen = EnvironmentSeen(1, {}, WANTS, verdict=verdict(of=WANTS), foreign=earlier)
+    assert [type(action) for action in act(seen)] == [PatchStatus, Again], "nobody needs to be warned"
+    assert condition(status_after(seen), "Provisioned")["reason"] == "Collecting"
+
+
 def test_without_pods_of_its_own_nothing_is_in_its_way() -> None:
-    status = status_after(EnvironmentSeen(1, {}, SEVEN, verdict=verdict(), foreign=("Service env-seven-sandbox",)))
+    foreign = Foreign("Service", "services", "env-seven-sandbox")
+    status = status_after(EnvironmentSeen(1, {}, SEVEN, verdict=verdict(), foreign=(foreign,)))
     assert condition(status, "Ready")["reason"] == "Shared"
 
 
