@@ -147,7 +147,7 @@ def test_five_thousand_environments_in_twenty_namespaces_at_once(
 
         def apply(number: int) -> None:
             namespace = number % NAMESPACES
-            spec = environment(number, LARGE if namespace == 0 else 0)  # one in twenty has a large source
+            spec = environment(number, 0 if namespace % 10 else LARGE)  # one in ten has a large source
             make(kube, ENVIRONMENT, served[namespace], f"e{number:04}", spec)
 
         with ThreadPoolExecutor(4) as pool:
