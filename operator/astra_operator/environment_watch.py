@@ -2,8 +2,8 @@
 
 No body is kept longer than it takes to read what counts: sources are large, and there may be thousands. kopf keeps each
 for as long as its task lives, all of them at once when it starts: 811 MiB for 1,500 sources of 117 KiB, where this
-process has 130. A list tells also what is not there any more, which
-kopf does not pass on: an Environment that was deleted while the watch was broken leaves the census.
+process has 130. A list tells also what is not there any more, which kopf does not pass on: an Environment that was
+deleted while the watch was broken leaves the census.
 """
 
 import logging

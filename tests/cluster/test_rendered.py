@@ -24,12 +24,11 @@ from astra_operator.manifests.identity import Owner
 from astra_operator.manifests.job import RUN_FILE, access_objects, job_object, run_object
 from astra_operator.manifests.pool import STATEFUL_SET, pool_objects
 from astra_operator.metrics import WRITES
-from astra_operator.operator import WAKE
 from astra_operator.settings import MANAGER, OperatorSettings
 from astra_operator.synthesis import synthesis_plan, unrunnable
 from astra_operator.training import training_plan
 from astra_operator.training import unrunnable as training_unrunnable
-from astra_operator.verification_pool import VerificationPool
+from astra_operator.verification_pool import WAKE, VerificationPool
 
 ROOT = Path(__file__).parents[2]
 Object = dict[str, Any]
