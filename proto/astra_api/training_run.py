@@ -408,8 +408,8 @@ class TrainingRunSpec(Resource):
     """Pauses the run while true: its pods end, its checkpoint stays, and it goes on from there once false. A failed run
     resumes in the same way."""
     active_deadline_seconds: Seconds | None = None
-    """Seconds that the trainer may take from its start before the run fails. A run that was suspended has them anew when
-    it resumes, as Jobs have. There is no limit if they are not given."""
+    """Seconds that the trainer may take from its start before the run fails. A run that resumes has them anew, as Jobs
+    have. There is no limit if they are not given."""
     ttl_seconds_after_finished: Annotated[Integer, Field(ge=0, le=2147483647)] | None = None
     """Seconds that a finished run is kept before it is deleted, with all but a retained claim. It is kept for ever if
     they are not given."""
