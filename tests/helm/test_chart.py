@@ -66,6 +66,17 @@ def _of(objects: list[Object], kind: str, name: str = "") -> Object:
     return found
 
 
+@pytest.mark.parametrize(
+    ("version", "takes"), [("1.20.2", True), ("1.24.17", True), ("1.25.0", False), ("1.28.9", False), ("1.29.0", True)]
+)
+def test_servers_that_would_refuse_the_definitions_are_refused_by_the_chart(
+    helm: Any, version: str, takes: bool
+) -> None:
+    done = helm("template", "farm", str(CHART), "--kube-version", version)
+    assert (done.returncode == 0) is takes, done.stderr
+    assert takes or "requires kubeVersion" in done.stderr
+
+
 def test_lint(helm: Any, tmp_path: Path) -> None:
     for name, values in VALUES.items():
         file = tmp_path / f"{name}.yaml"
