@@ -123,8 +123,8 @@ class Copier:
     def _is_whole(self, snapshot: Snapshot, stamps: Stamps, manifest: bytes) -> bool:
         """Whether the store has all files at their sizes, and recorded them as they are here now."""
         found = _json(manifest)
-        recorded = found["files"] if found.get("whole") else {}
-        known = {name: (entry["size"], entry["modified"]) for name, entry in recorded.items()}
+        recorded = found.get("files", {}) if found.get("whole") is True else {}
+        known = {name: (entry.get("size"), entry.get("modified")) for name, entry in recorded.items()}
         sizes = ((f"{snapshot.name}/{name}", size) for name, (size, _) in stamps.items())
         return known == stamps and all(self._store.size(target) == size for target, size in sizes)
 
