@@ -62,7 +62,7 @@ cluster-kit: ## build the cluster kit (ASTRA_CLUSTER_KIT), once, where tests on 
 		for setup in $(wildcard $(addprefix $(ASTRA_CLUSTER_KIT)/,setup.sh crd-server/setup.sh)); do $$setup || exit; done; fi
 
 test-cluster: init cluster-kit ## tests on Kubernetes: KUBECONFIG, KUBEBUILDER_ASSETS, or the cluster kit (ASTRA_CLUSTER_KIT)
-	@ASTRA_CLUSTER_KIT=$(abspath $(ASTRA_CLUSTER_KIT)) $(BIN)/python -m pytest -n 2 --dist loadgroup tests/cluster tests/helm $(ARGS)
+	@ASTRA_CLUSTER_KIT=$(abspath $(ASTRA_CLUSTER_KIT)) $(BIN)/python -m pytest -n 2 tests/cluster tests/helm $(ARGS)
 
 lint: init ## style, formatting
 	@$(BIN)/ruff check .

@@ -45,6 +45,7 @@ C = TypeVar("C", bound=Cluster)
 _SERVERS = pytest.StashKey[dict[str, str]]()
 _CONTROL_PLANE = ("kbin/etcd", "kbin/kube-apiserver", "kbin/kube-controller-manager", "kbin/kubectl")
 _CRD_SERVER = ("crd-server/bin/crdserver", "crd-server/bin/etcd", "kbin/kubectl")
+_ON_NODE = ("test_chart.py", "test_full_path.py", "test_node.py")
 _NODE = ("kbin/kubelet", "kbin/kube-proxy", "kbin/runsc", "kbin/containerd-shim-runsc-v1", "images/py.tar")
 
 
@@ -52,14 +53,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_SERVERS] = {}
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `-n 2 --dist loadgroup`: one worker has the node, and tests of a file stay together, as their servers do."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            shared = "cluster" if os.environ.get("KUBECONFIG") else item.path.stem
-            on_node = "node" in getattr(item, "fixturenames", ())
-            item.add_marker(pytest.mark.xdist_group("node" if on_node and shared != "cluster" else shared))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Two at a time: tests of a file stay together, as their servers do, and one worker has the node."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByServers(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            shared = os.environ.get("KUBECONFIG") or Path(file).name in _ON_NODE
+            return "shared" if shared else file
+
+    config.option.loadscopereorder = False  # the slow ones first, not those with the most tests
+    return ByServers(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from clusters import Cluster, Node
+from clusters import Cluster
 
 
 def test_the_api_server_collects_garbage(api_server: Cluster) -> None:
@@ -28,27 +28,6 @@ def test_the_api_server_collects_garbage(api_server: Cluster) -> None:
         ):
             assert time.monotonic() < deadline, "the owned object outlived its owner"
             time.sleep(0.5)
-
-
-@pytest.mark.timeout(900)
-def test_a_gvisor_pod_runs_and_can_be_reached(node: Node) -> None:
-    with node.namespace() as namespace:
-        server = "httpd -f -p 8000 -h /etc"
-        container = {"name": "main", "image": "docker.io/library/bb:local", "command": ["sh", "-c", server]}
-        node.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "metadata": {"name": "probe", "namespace": namespace},
-                "spec": {"runtimeClassName": "gvisor", "containers": [container | {"imagePullPolicy": "Never"}]},
-            }
-        )
-        node.kubectl("wait", "--for=condition=Ready", "pod/probe", "-n", namespace, "--timeout=400s", timeout=420)
-        assert "Starting gVisor" in node.kubectl("exec", "probe", "-n", namespace, "--", "dmesg")
-        address = node.get("pod", "probe", "-n", namespace)["status"]["podIP"]
-        with socket.create_connection(("127.0.0.1", node.forward(address, 8000)), timeout=10) as connection:
-            connection.sendall(b"GET /passwd HTTP/1.0\r\n\r\n")
-            assert connection.recv(4096).startswith((b"HTTP/1.0 200", b"HTTP/1.1 200"))
 
 
 _HOLDS_A_SERVER = """
