@@ -301,13 +301,16 @@ def _job(state: _State) -> tuple[list[Action], list[Action], str]:
 def _keep(state: _State, starts: list[Action]) -> tuple[list[Action], dict[str, Any]]:
     """The ConfigMap of a run that begins, or whose pool was changed, with its digest for the status."""
     plan, seen, before = state.plan, state.seen, state.plan.begun
-    if any(isinstance(action, Apply) for action in starts):
+    lost = before is None and state.job is not None and not state.over  # somebody changed or deleted it
+    if lost or any(isinstance(action, Apply) for action in starts):
         data = begin(plan.manifest, plan.settings, plan.pool, plan.wish, before)
     elif before is not None and before.wish != plan.wish and plan.pool.replicas:
         data = with_pool(before, plan.pool, plan.wish)
     else:
         return [], {}
     wanted = run_object(plan.work, data)
+    if seen.is_foreign(*wanted.target):
+        return [], {}
     return [*mended(wanted, seen.found(wanted))], {"begun": digest(data)}
 
 

@@ -251,6 +251,26 @@ def test_a_claim_outlives_its_run_unless_it_shall_not(retain: bool) -> None:
     assert metadata["annotations"]["astra.farm/owner-uid"] == "uid-1"
 
 
+@pytest.mark.parametrize("happening", ["deleted", "changed", "not in the status"])
+def test_what_a_run_began_with_is_written_anew_where_it_was_lost(happening: str) -> None:
+    world = started(World(plan(training_run())))
+    world.run_job()
+    world.reconcile()
+    kept = world.objects["configmaps", "train-tiny"]
+    match happening:
+        case "deleted":
+            del world.objects["configmaps", "train-tiny"]
+        case "changed":
+            kept["data"] = {**kept["data"], "run.json": "{}"}
+        case _:
+            del world.status["begun"]
+    assert world.begun is None
+    world.reconcile()
+    assert world.begun is not None
+    assert world.begun.run.spec == training_run().spec
+    assert world.jobs_made == 1
+
+
 def test_an_upgrade_of_the_farm_changes_nothing_of_a_run_that_has_begun() -> None:
     world = started(World(plan(training_run())))
     world.run_job()
