@@ -30,7 +30,7 @@ WANTED = Wanted("en", HopRange(min=1, max=4), stateful=False)
 async def ask(
     server: ScriptedTeacher, folder: Path, item: int, reasks: int = 1, check: Any = None, **spec: Any
 ) -> Plan:
-    given = {"base_url": server.url, "model": "m", "retries": 1, "timeout_seconds": 0.5} | spec
+    given = {"base_url": server.url, "model": "m", "retries": 1, "timeout_seconds": 30.0} | spec
     async with open_teacher(TeacherSpec.model_validate(given), None, folder, reasks=reasks, environ={}) as teacher:
         return await teacher.enquiry(seed=3).ask(
             ASK, check=check, domain="harbours", text=f"Port-{item:04d}", wanted=WANTED, turn=0
@@ -60,7 +60,7 @@ async def test_a_failure_has_a_type_and_is_never_an_answer(fault: str, tmp_path:
     kind, message, requests = FAILURES[fault]
     with ScriptedTeacher({7: fault}) as server:
         with pytest.raises(kind, match=message):
-            await ask(server, tmp_path, 7)
+            await ask(server, tmp_path, 7, timeout_seconds=0.5 if fault == "timeout" else 30.0)
         assert server.requests == requests
 
 
