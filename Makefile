@@ -11,7 +11,7 @@ NONE_CHOSEN := 5
 OUT ?= runs/demo
 SEED ?= 0
 
-.PHONY: help init init-verl demo test cluster-kit test-cluster test-verl lint types contracts proto crds chart-docs images kind-up models bench clean adversary soak
+.PHONY: help init init-verl demo test cluster-kit cluster-images test-cluster test-verl lint types contracts proto crds chart-docs images kind-up models bench clean adversary soak
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 22
@@ -60,6 +60,11 @@ test-verl: init-verl ## whole runs of engine verl, with a real Ray and a real vL
 cluster-kit: ## build the cluster kit (ASTRA_CLUSTER_KIT), once, where tests on Kubernetes would use it
 	@if [ -z "$$KUBECONFIG$$KUBEBUILDER_ASSETS" ]; then \
 		for setup in $(wildcard $(addprefix $(ASTRA_CLUSTER_KIT)/,setup.sh crd-server/setup.sh)); do $$setup || exit; done; fi
+
+cluster-images: .venv/.ready cluster-kit ## build the images that pods run on the kit's node, where their content has changed
+	@if [ -z "$$KUBECONFIG$$KUBEBUILDER_ASSETS" ] && [ -x $(ASTRA_CLUSTER_KIT)/mkimage.py ]; then \
+		home=$${ASTRA_CLUSTER_HOME:-$$HOME/.cache/astra-cluster}; $(BIN)/python images/build.py rootfs --tag test \
+		--base $$home/images/py --mkimage $(ASTRA_CLUSTER_KIT)/mkimage.py --out $$home/astra-farm; fi
 
 test-cluster: init cluster-kit ## tests on Kubernetes: KUBECONFIG, KUBEBUILDER_ASSETS, or the cluster kit (ASTRA_CLUSTER_KIT)
 	@ASTRA_CLUSTER_KIT=$(abspath $(ASTRA_CLUSTER_KIT)) $(BIN)/python -m pytest -n 2 tests/cluster tests/helm $(ARGS)
