@@ -30,6 +30,7 @@ from typing import Any, TypeVar
 import pytest
 from clusters import Cluster, Node, control_plane, hybrid, kit_node
 from clusters import crd_server as crd_server_of
+from labs import Lab, lab_in, with_kinds
 
 from astra_api import crds as definitions
 
@@ -178,6 +179,19 @@ def crds(api_server: Cluster) -> Cluster:
     """`api_server` with the three kinds."""
     api_server.install(*definitions.definitions())
     return api_server
+
+
+@pytest.fixture(scope="module")
+def cluster(api_server: Cluster) -> Cluster:
+    """`api_server` for tests of the operator; a module may have another."""
+    return with_kinds(api_server)
+
+
+@pytest.fixture
+def lab(cluster: Cluster, tmp_path: Path) -> Iterator[Lab]:
+    """A namespace of `cluster` with an operator of its own."""
+    with lab_in(cluster, tmp_path) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from clusters import Cluster
-from labs import Lab, city, lab_in, run_spec, with_kinds
+from labs import Lab, city, lab_in, run_spec
 from operators import RunningOperator, eventually
 from standin import ended, kube_of
 
@@ -24,11 +24,6 @@ from astra_operator.manifests.pool import NETWORK_POLICY, STATEFUL_SET
 
 QUOTA = Kind("v1", "ResourceQuota", "resourcequotas")
 LIMITS = Kind("v1", "LimitRange", "limitranges")
-
-
-@pytest.fixture(scope="module")
-def cluster(api_server: Cluster) -> Cluster:
-    return with_kinds(api_server)
 
 
 @pytest.fixture

@@ -4,14 +4,13 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import yaml
 from clusters import Cluster
-from labs import Lab, city, lab_in, run_spec, with_kinds
+from labs import Lab, city, run_spec
 from operators import RunningOperator, eventually
 from standin import ended, kube_of
 
@@ -19,17 +18,6 @@ from astra_api.kube import ENVIRONMENT, SYNTHESIS_RUN, TRAINING_RUN, Kube, KubeE
 from astra_operator.manifests.identity import MANAGED
 from astra_operator.manifests.job import JOB, RBAC_ROLE
 from astra_operator.manifests.pool import NETWORK_POLICY, STATEFUL_SET
-
-
-@pytest.fixture(scope="module")
-def cluster(api_server: Cluster) -> Cluster:
-    return with_kinds(api_server)
-
-
-@pytest.fixture
-def lab(cluster: Cluster, tmp_path: Path) -> Iterator[Lab]:
-    with lab_in(cluster, tmp_path) as made:
-        yield made
 
 
 def test_environments_are_verified_rejected_mended_and_changed(lab: Lab) -> None:

@@ -1,11 +1,8 @@
 """The operator where the server drops the rules of definitions: it makes the checks itself."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from clusters import Cluster
-from labs import Lab, city, lab_in, run_spec, with_kinds
+from labs import Lab, city, run_spec, with_kinds
 from operators import eventually
 
 from astra_api.kube import ENVIRONMENT, TRAINING_RUN
@@ -16,12 +13,6 @@ from astra_operator.manifests.job import JOB
 def cluster(old_api_server: Cluster) -> Cluster:
     assert not old_api_server.has_cel
     return with_kinds(old_api_server)
-
-
-@pytest.fixture
-def lab(cluster: Cluster, tmp_path: Path) -> Iterator[Lab]:
-    with lab_in(cluster, tmp_path) as made:
-        yield made
 
 
 def test_bad_environments_name_the_field(lab: Lab) -> None:
