@@ -22,7 +22,8 @@ class Apply:
     @property
     def key(self) -> tuple[str, str]:
         """The plural of the kind, and the name."""
-        return self.kind.plural, str(self.manifest["metadata"]["name"])
+        kind, name = self.target
+        return kind.plural, name
 
 
 @dataclass(frozen=True)

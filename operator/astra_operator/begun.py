@@ -1,4 +1,4 @@
-"""What a run began with, as its ConfigMap keeps it: its spec, the farm's settings, and the objects of its pool. Pure.
+"""A run's ConfigMap keeps what the run began with: its spec, the farm's settings and the objects of its pool. Pure.
 
 A run goes on with that, whatever an upgrade of the chart brings: other images, other defaults, or an operator that
 renders pods in another way. The digest of what was written stands in the run's status, which only the operator writes:
@@ -28,7 +28,7 @@ _SETTINGS = TypeAdapter(OperatorSettings)
 
 @dataclass(frozen=True)
 class Begun(Generic[Run]):
-    """What one run began with."""
+    """The beginning of one run: its spec, the farm's settings and its pool, as its ConfigMap holds them."""
 
     run: Run
     data: Mapping[str, str]  # of the ConfigMap
@@ -38,12 +38,13 @@ class Begun(Generic[Run]):
 
     def settings_over(self, current: OperatorSettings) -> OperatorSettings:
         """The operator's settings, with those that the run began with in place of the current ones."""
-        known = {key: value for key, value in self.settings.items() if key in _SETTINGS.dump_python(current)}
-        return _SETTINGS.validate_python({**_SETTINGS.dump_python(current, mode="json"), **known})
+        now = _SETTINGS.dump_python(current, mode="json")
+        known = {key: value for key, value in self.settings.items() if key in now}  # another version may have had more
+        return _SETTINGS.validate_python({**now, **known})
 
 
 def read_begun(model: type[Run], config_map: Object | None, status: Mapping[str, Any]) -> Begun[Run] | None:
-    """What the ConfigMap says; None unless it is just what the operator wrote last."""
+    """The beginning that a ConfigMap holds; None unless it is just what the operator wrote last."""
     data: dict[str, str] = (config_map or {}).get("data") or {}
     if not data or status.get("begun") != digest(data):
         return None

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Outcome:
-    """What became of some actions."""
+    """The outcome of actions: what the API refused, and what may succeed when it is tried again."""
 
     refusals: list[str] = field(default_factory=list)  # what the API refused for good, in its words
     passing: KubeError | None = None  # the first failure after which the same may succeed

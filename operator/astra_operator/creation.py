@@ -7,7 +7,7 @@ from astra_operator.ownership import lacking_pods
 
 
 def not_created(kube: Kube, namespace: str, objects: Iterable[Object], pods: Iterable[Object]) -> tuple[str, ...]:
-    """What the newest event of each StatefulSet and Job says that lacks pods. Blocking; raises KubeError."""
+    """The newest event of each StatefulSet and Job that lacks pods, in words. Blocking; raises KubeError."""
     words = []
     for one in lacking_pods(objects, pods):
         uid, name = one["metadata"]["uid"], f"{one['kind']} {one['metadata']['name']}"

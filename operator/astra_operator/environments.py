@@ -220,7 +220,7 @@ def _report(seen: EnvironmentSeen, status: dict[str, Any], conditions: list[Cond
 
 
 def _stalled(seen: EnvironmentSeen, conditions: list[Condition]) -> list[Condition]:
-    """What kstatus reads as failed: nothing but another spec helps. Only of one that is, or was."""
+    """Stalled is what kstatus reads as failed: only another spec helps. It is told of one that is stalled, or was."""
     verified = next((condition for condition in conditions if condition.type == "Verified"), None)
     if verified is None:
         return []

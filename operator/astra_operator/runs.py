@@ -49,6 +49,7 @@ class Phases:
 
 TRAINING_PHASES = Phases("Pending", "Provisioning", ("Training", "Evaluating"), "Provisioning")
 SYNTHESIS_PHASES = Phases("Pending", "Pending", ("Running",), "Running")
+_WORKING = (*TRAINING_PHASES.working, *SYNTHESIS_PHASES.working)
 
 
 @dataclass(frozen=True)
@@ -390,9 +391,9 @@ def _ends(state: _State, phase: str) -> list[Condition]:
     return [complete, failed, Condition("Suspended", "False", "NotSuspended")]
 
 
-def _readiness(phase: str, plan_phases: tuple[str, ...], failed: Condition | None) -> list[Condition]:
+def _readiness(phase: str, failed: Condition | None) -> list[Condition]:
     """Ready and Stalled, as kstatus, Argo CD and Flux read them: it does its work or has done it; it needs a person."""
-    ready = phase == "Succeeded" or phase in plan_phases
+    ready = phase == "Succeeded" or phase in _WORKING
     stalled = phase == "Failed"
     why = failed.reason if stalled and failed is not None else "NotStalled"
     message = failed.message if stalled and failed is not None else ""
@@ -400,9 +401,6 @@ def _readiness(phase: str, plan_phases: tuple[str, ...], failed: Condition | Non
         Condition("Ready", "True" if ready else "False", phase, message),
         Condition("Stalled", "True" if stalled else "False", why, message),
     ]
-
-
-_WORKING = (*TRAINING_PHASES.working, *SYNTHESIS_PHASES.working)
 
 
 def _report(
@@ -418,7 +416,7 @@ def _report(
     known = find(seen.conditions, "Failed")
     if failed is None and phase == "Failed" and known is not None:
         failed = Condition("Failed", "True", known["reason"], known.get("message", ""))
-    conditions = [*conditions, *_readiness(phase, _WORKING, failed)]
+    conditions = [*conditions, *_readiness(phase, failed)]
     status: dict[str, Any] = {
         "phase": phase,
         "observedGeneration": seen.generation,

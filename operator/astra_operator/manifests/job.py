@@ -140,7 +140,7 @@ def claim_object(
 
 
 def pod_template(work: Work) -> Template:
-    """Of the pod that runs the command."""
+    """The pod template of the pod that runs the command."""
     return _template(work, work.command, rights=True)
 
 

@@ -156,7 +156,7 @@ def _stateful_set(pool: Pool) -> dict[str, Any]:
 
 
 def pod_template(pool: Pool) -> Template:
-    """Of a sandbox pod."""
+    """The pod template of a sandbox pod."""
     annotations = {OWNED_BY: f"{pool.owner.kind}/{pool.owner.name}"}
     if pool.certificates_digest:
         annotations["astra.farm/certificates"] = pool.certificates_digest
