@@ -35,7 +35,7 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     settings.peering.standalone = True  # the Lease guards
     settings.watching.connect_timeout = 10.0
     settings.watching.chunk_size = 100
-    for resource in ("pods", "statefulsets.apps", "jobs.batch"):
+    for resource in ("pods", "statefulsets.apps", "jobs.batch", "networkpolicies.networking.k8s.io"):
         settings.watching.label_selectors[resource] = MANAGED
     if "lease" not in memo:
         own = OperatorSettings.of_environment()
@@ -73,5 +73,6 @@ async def synthesis_run_changed(memo: kopf.Memo, body: kopf.Body, type: str | No
 @kopf.on.event("", "v1", "pods")
 @kopf.on.event("apps", "v1", "statefulsets")
 @kopf.on.event("batch", "v1", "jobs")
+@kopf.on.event("networking.k8s.io", "v1", "networkpolicies")  # without its wall a pool is open: made again at once
 async def owned_changed(memo: kopf.Memo, body: kopf.Body, type: str | None, **_: Any) -> None:
     memo.operator.owned_changed(dict(body), type == "DELETED")

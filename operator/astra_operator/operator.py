@@ -47,7 +47,8 @@ _VERIFIED_AT_ONCE = 12
 _RUNS_AT_ONCE = 4
 _LISTED_SOON = 1.0  # seconds until a run looks again whether the Environments of its namespace are known
 _SHOW_AFTER = 5.0  # seconds until a verification that takes long shows as phase Verifying
-_UPKEEP_SECONDS = 600.0  # between looks at the verification pool
+_UPKEEP_SECONDS = 600.0  # between looks at the verification pool, and at runs of which nothing is told
+_FIRST_LOOK_SECONDS = 30.0  # until runs are looked at again: what changed before the watches began is told by nobody
 _MODELS: dict[str, type[SynthesisRun] | type[TrainingRun]] = {
     "SynthesisRun": SynthesisRun,
     "TrainingRun": TrainingRun,
@@ -86,7 +87,7 @@ class Operator:
         self._watches.start()
         self._environments.start()
         self._runs.start()
-        self._tasks = [asyncio.create_task(self._keep_pool()), asyncio.create_task(self._beat())]
+        self._tasks = [asyncio.create_task(loop()) for loop in (self._keep_pool, self._beat, self._look_at_runs)]
 
     async def stop(self) -> None:
         """Stops at once; whatever was under way is found again by the next operator."""
@@ -109,7 +110,7 @@ class Operator:
         if change.unfinished:
             self._environments.add(Key("Environment", change.namespace, change.name))
         if change.counts:
-            for run, phase in self._phases.items():
+            for run, phase in list(self._phases.items()):
                 if phase == "Pending" and (run.kind, run.namespace) == ("TrainingRun", change.namespace):
                     self._runs.add(run)
 
@@ -171,6 +172,15 @@ class Operator:
                 self.heartbeat.made(mark)
             except Exception as error:  # the boundary: the API's failure is not the watch's
                 logger.warning("no heartbeat: %s", error)
+
+    async def _look_at_runs(self) -> None:
+        wait = _FIRST_LOOK_SECONDS
+        while True:
+            await asyncio.sleep(wait)
+            for key, phase in list(self._phases.items()):
+                if phase != "Succeeded":
+                    self._runs.add(key)
+            wait = _UPKEEP_SECONDS
 
     # environments
 
@@ -243,7 +253,11 @@ class Operator:
 
     def _run_once(self, key: Key) -> float | None:
         body = self._kube.get(KINDS[key.kind], key.namespace, key.name)
-        if body is None or body["metadata"].get("deletionTimestamp") or is_over(body):
+        if body is None:
+            self._phases.pop(key, None)  # deleted while its watch was broken
+            return None
+        self._phases.setdefault(key, (body.get("status") or {}).get("phase", "Pending"))
+        if body["metadata"].get("deletionTimestamp") or is_over(body):
             return None
         owner = Owner(key.kind, key.name, key.namespace, body["metadata"]["uid"])
         model, status = _MODELS[key.kind], body.get("status") or {}
@@ -272,7 +286,8 @@ class Operator:
         )
         actions = reconcile_run(plan, seen, datetime.now(UTC))
         outcome = carry_out(self._kube, owner, actions)
-        told = provisioned(seen, actions, outcome.refusals, datetime.now(UTC))
+        passing = outcome.passing is not None
+        told = provisioned(seen, actions, outcome.refusals, datetime.now(UTC), passing=passing)
         carry_out(self._kube, owner, told).check()
         outcome.check()
         metrics.RECONCILES.labels(key.kind, "acted" if actions else "nothing to do").inc()

@@ -11,6 +11,7 @@ Pausing and the status come first: nothing that the API refuses to make keeps a 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from astra_api.canonical import digest
@@ -144,7 +145,10 @@ class _State:
     ended: bool
     resumes: bool  # it failed, and is to go on
     end: JobEnd | None  # just reached
-    pool: PoolView
+
+    @cached_property
+    def pool(self) -> PoolView:
+        return view(self.plan.pool.replicas, self.seen.sandbox_pods)
 
     @property
     def over(self) -> bool:
@@ -194,8 +198,13 @@ def reconcile_run(plan: Plan | None, seen: Seen, now: datetime) -> list[Action]:
     ]
 
 
-def provisioned(seen: Seen, actions: list[Action], refusals: list[str], now: datetime) -> list[Action]:
-    """What tells of objects that could not be made or changed, after `actions` were carried out."""
+def provisioned(
+    seen: Seen, actions: list[Action], refusals: list[str], now: datetime, *, passing: bool = False
+) -> list[Action]:
+    """The actions that tell of objects that could not be made or changed, after `actions` were carried out.
+
+    `passing` says that one of them failed in a way that may pass: then nothing is known to be as it should be.
+    """
     status, refusals = dict(seen.status), [*refusals, *seen.not_created]
     for action in actions:
         if isinstance(action, PatchStatus):
@@ -207,6 +216,8 @@ def provisioned(seen: Seen, actions: list[Action], refusals: list[str], now: dat
         condition = Condition("Provisioned", "False", reason, "; ".join(map(advice, seen.foreign)))
     elif refusals:
         condition = Condition("Provisioned", "False", "Refused", "; ".join(refusals))
+    elif passing:
+        return []
     elif before is not None or any(isinstance(action, Apply) for action in actions):
         condition = Condition("Provisioned", "True", "Provisioned", "every object is as it should be")
     else:
@@ -228,11 +239,11 @@ def _state(plan: Plan, seen: Seen) -> _State:
     kind, job = seen.job_kind(plan.work), seen.job(plan.work)
     end = None if ended or resumes else job_end(plan.work, kind, job, seen.workers, seen.kuberay)
     working = [pod for pod in seen.workers if not _finished(pod)]
-    state = _State(plan, seen, kind, job, working, ended, resumes, end, view(plan.pool.replicas, seen.sandbox_pods))
+    state = _State(plan, seen, kind, job, working, ended, resumes, end)
     waiting = job is None and (state.gated or plan.work.queue is not None)
     if (state.over or plan.suspend or resumes or waiting or state.queued) and not working:
-        plan = replace(plan, pool=replace(plan.pool, replicas=0))
-    return replace(state, plan=plan, pool=view(plan.pool.replicas, seen.sandbox_pods))
+        return replace(state, plan=replace(plan, pool=replace(plan.pool, replicas=0)))
+    return state
 
 
 def _acceptance(seen: Seen) -> Condition:

@@ -282,6 +282,19 @@ def test_an_upgrade_changes_nothing_of_a_run_that_has_begun(cluster: Cluster, tm
             assert "nodeSelector" not in pod, "what the user changed is changed, and nothing else"
 
 
+def test_a_wall_that_was_taken_away_is_put_up_again_at_once(lab: Lab) -> None:
+    """Nothing else of the run changes: what tells is the deletion itself."""
+    lab.make(TRAINING_RUN, "tiny", run_spec())
+    _job(lab)
+    time.sleep(5)  # what followed from the Job's creation is through
+    before = lab.kube.get(NETWORK_POLICY, lab.namespace, "train-tiny-sandbox")
+    assert before is not None
+    lab.kube.delete(NETWORK_POLICY, lab.namespace, "train-tiny-sandbox")
+    again = eventually(lambda: lab.kube.get(NETWORK_POLICY, lab.namespace, "train-tiny-sandbox"), 20)
+    assert again["metadata"]["uid"] != before["metadata"]["uid"]
+    assert again["spec"] == before["spec"]
+
+
 # split brain
 
 

@@ -202,7 +202,7 @@ def test_a_bookmark_moves_the_version_and_nothing_else(server: Server, watched: 
     told = len(found.told)
     mark = {"type": "BOOKMARK", "object": {"kind": "Environment", "metadata": {"resourceVersion": "77"}}}
     server.answers.append(json.dumps(mark).encode() + b"\n")
-    soon(lambda: server.watched_from[-1] == "77")
+    soon(lambda: server.watched_from[-1:] == ["77"])
     assert len(found.told) == told
     assert found.names == {"a"}
 

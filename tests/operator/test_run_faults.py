@@ -35,6 +35,16 @@ def test_a_refusal_is_a_condition_and_an_event_with_the_servers_words() -> None:
     assert world.condition("Provisioned")["status"] == "True"
 
 
+def test_nothing_is_called_provisioned_while_an_object_could_not_be_made_yet() -> None:
+    world = World(plan(training_run()))
+    world.unavailable = {"NetworkPolicy"}
+    world.reconcile()
+    assert all(one["type"] != "Provisioned" for one in world.status["conditions"])
+    world.unavailable = set()
+    world.reconcile()
+    assert world.condition("Provisioned")["status"] == "True"
+
+
 def test_what_controllers_could_not_create_is_told_too() -> None:
     world = World(plan(training_run()))
     world.reconcile()

@@ -37,6 +37,7 @@ class World:
     foreign: tuple[Foreign, ...] = ()
     not_created: tuple[str, ...] = ()
     refused: dict[str, str] = field(default_factory=dict)  # kinds that the API refuses to change, and its words
+    unavailable: set[str] = field(default_factory=set)  # kinds that it cannot change now
 
     @property
     def begun(self) -> Any:
@@ -67,14 +68,17 @@ class World:
     def reconcile(self, killed_after: int | None = None) -> list[Action]:
         """One pass of the operator, which may be killed after some of its actions."""
         seen, actions, refusals = self.seen(), self.wanted(), []
+        passing = False
         for action in actions[:killed_after]:
-            words = self.refused.get(action.kind.kind) if isinstance(action, Apply) else None
-            if words is None:
-                self.carry_out(action)
+            kind = action.kind.kind if isinstance(action, Apply) else None
+            if kind in self.unavailable:
+                passing = True
+            elif kind in self.refused:
+                refusals.append(f"{kind}: {self.refused[kind]}")
             else:
-                refusals.append(f"{action.kind.kind}: {words}")
+                self.carry_out(action)
         if killed_after is None:
-            told = provisioned(seen, actions, refusals, self.now)
+            told = provisioned(seen, actions, refusals, self.now, passing=passing)
             for action in told:
                 self.carry_out(action)
             actions = [*actions, *told]

@@ -1,7 +1,6 @@
 """Whole runs with the real engine: their lines and files, and that no interruption changes how they end."""
 
 import asyncio
-import importlib.util
 import json
 import os
 import signal
@@ -11,28 +10,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+import short_run as short
 from astra_api.errors import BadInput
 from astra_trainer.models import load_policy
 from astra_trainer.pipeline import train
-
-SCRIPT = Path(__file__).parent / "short_run.py"
-
-
-def _load(path: Path) -> ModuleType:
-    found = importlib.util.spec_from_file_location("short_run", path)
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
-
-
-short = _load(SCRIPT)
 
 
 class Recorder:
@@ -154,7 +139,7 @@ def test_trajectories_are_token_exact_and_complete(finished: tuple[Path, Recorde
 
 def start(out: Path) -> subprocess.Popen[bytes]:
     paths = os.pathsep.join(filter(None, sys.path))
-    return subprocess.Popen([sys.executable, str(SCRIPT), str(out)], env={**os.environ, "PYTHONPATH": paths})
+    return subprocess.Popen([sys.executable, str(short.__file__), str(out)], env={**os.environ, "PYTHONPATH": paths})
 
 
 def wait_for(out: Path, process: subprocess.Popen[bytes], count: int) -> None:

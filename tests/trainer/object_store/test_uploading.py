@@ -1,7 +1,6 @@
 """Whole runs with an object store: training never waits for it, and what it lacks at the end is told."""
 
 import asyncio
-import importlib.util
 import json
 import os
 import signal
@@ -10,11 +9,11 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+import short_run as short
 from astra_api.errors import BadInput
 from astra_trainer.object_store import uploading
 from astra_trainer.object_store.uploading import UploadFailed
@@ -22,19 +21,6 @@ from astra_trainer.pipeline import train
 from astra_trainer.report import write_report
 from object_stores import BUCKET, SECRET, S3Server
 
-SCRIPT = Path(__file__).parents[1] / "short_run.py"
-
-
-def _load(path: Path) -> ModuleType:
-    found = importlib.util.spec_from_file_location("short_run", path)
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
-
-
-short = _load(SCRIPT)
 NAMES = {"sft-25", f"sft-{short.SFT_STEPS}", f"rl-{short.RL_STEPS}"}
 
 
@@ -171,7 +157,7 @@ def command(process: int) -> bytes:
 def start(out: Path, environment: Mapping[str, str]) -> subprocess.Popen[str]:
     paths = os.pathsep.join(filter(None, sys.path))
     return subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(out)],
+        [sys.executable, str(short.__file__), str(out)],
         env={**os.environ, **environment, "PYTHONPATH": paths},
         stderr=subprocess.PIPE,
         text=True,
