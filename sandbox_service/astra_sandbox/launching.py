@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import os
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,9 @@ from astra_sandbox.placing import PLACES, LaunchError, Place, Running
 LEVEL_VARIABLE = "ASTRA_ISOLATION"
 _START_SECONDS = 120.0
 _RESTART_PAUSE = 0.2
+_SOCKET_PATH = 107  # bytes that the kernel takes for a socket's path
+_BELOW = 55  # bytes of the longest path below the folder of all servers: runsc's own socket
+_SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 class LocalSandbox(SandboxClient):
@@ -83,14 +86,14 @@ async def launch_local(
         raise SandboxUnavailable(
             f"{wanted.name.lower() if wanted else ''} containment is weaker than the minimum asked"
         )
-    with tempfile.TemporaryDirectory(prefix="astra-", ignore_cleanup_errors=True) as folder:
-        first, reasons = await _strongest(places, Path(folder), capacity)
+    with _folder() as folder:
+        first, reasons = await _strongest(places, folder, capacity)
         started = [first]
         keepers: list[asyncio.Task[None]] = []
         client = None
         try:
             for index in range(1, servers):
-                started.append(await _start(first.place, Path(folder) / str(index), capacity))
+                started.append(await _start(first.place, folder / str(index), capacity))
             client = LocalSandbox([server.address for server in started], retry=retry)
             status = (await client.status())[0]
             client.servers, client.isolation = started, status.isolation
@@ -104,6 +107,39 @@ async def launch_local(
             if client is not None:
                 await client.close()
             await asyncio.gather(*(server.running.stop() for server in started))
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder for servers, removed on leaving. Where TMPDIR is no place for sockets, it is a link to it."""
+    with contextlib.ExitStack() as stack:
+        made = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="astra-", ignore_cleanup_errors=True)))
+        yield made if _holds_sockets(made) else stack.enter_context(_short_link(made))
+
+
+@contextlib.contextmanager
+def _short_link(target: Path) -> Iterator[Path]:
+    for parent in filter(None, (os.environ.get("XDG_RUNTIME_DIR"), *_SHORT_FOLDERS)):
+        if not _holds_sockets(Path(parent, "astra-12345678", "s")):
+            continue
+        try:
+            made = tempfile.TemporaryDirectory(prefix="astra-", dir=parent)
+        except OSError:
+            continue
+        with made as folder:
+            link = Path(folder, "s")
+            link.symlink_to(target)
+            yield link
+        return
+    raise SandboxUnavailable(
+        f"sockets cannot be made in {target}, nor in a shorter folder: set TMPDIR to one that can be written, "
+        f"has no comma in its name and {_SOCKET_PATH - _BELOW - len('/astra-12345678')} bytes at most"
+    )
+
+
+def _holds_sockets(folder: Path) -> bool:
+    """Whether the kernel takes the paths of sockets in it; where there is a comma, gRPC takes one for two addresses."""
+    return len(os.fsencode(folder)) + _BELOW <= _SOCKET_PATH and "," not in str(folder)
 
 
 async def _strongest(places: list[Place], folder: Path, capacity: int) -> tuple[LocalServer, list[str]]:

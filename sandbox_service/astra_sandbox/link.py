@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import grpc
 
@@ -11,7 +12,9 @@ from astra_api.sandbox.v1 import sandbox_pb2 as pb
 from astra_api.sandbox.v1 import sandbox_pb2_grpc as stubs
 from astra_sandbox.wire import CHANNEL_OPTIONS
 
-_KEEPALIVE: list[tuple[str, int]] = [
+_OPTIONS: list[tuple[str, int]] = [
+    *CHANNEL_OPTIONS,
+    ("grpc.enable_http_proxy", 0),  # http_proxy and its like are for the internet, not for sandboxes
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 0),
@@ -50,14 +53,14 @@ class Link:
     def __init__(self, address: str, tls: ClientTls | None) -> None:
         self.address = address
         self.open_sessions = 0  # opened over this link and not closed
-        options: list[tuple[str, Any]] = [*CHANNEL_OPTIONS, *_KEEPALIVE]
+        options: list[tuple[str, Any]] = [*_OPTIONS]
         if tls is None:
-            self._channel = grpc.aio.insecure_channel(address, options)
+            self._channel = grpc.aio.insecure_channel(_target(address), options)
         else:
             if tls.server_name:
                 options.append(("grpc.ssl_target_name_override", tls.server_name))
             credentials = grpc.ssl_channel_credentials(tls.authority, tls.key, tls.certificate)
-            self._channel = grpc.aio.secure_channel(address, credentials, options)
+            self._channel = grpc.aio.secure_channel(_target(address), credentials, options)
         self._stub = stubs.SandboxServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._stream: _Stream | None = None
 
@@ -99,6 +102,11 @@ class Link:
         if self._stream is not None:
             await self._stream.close()
         await self._channel.close()
+
+
+def _target(address: str) -> str:
+    """An address as gRPC takes it: a URI, in which `#`, `?` and `%` of a socket's path would mean something else."""
+    return f"unix:{quote(address[5:])}" if address.startswith("unix:") else address
 
 
 class _Stream:

@@ -172,7 +172,7 @@ class InGvisor:
             {"destination": "/proc", "type": "proc", "source": "proc"},
             {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"},
             {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
-            _bind(str(folder), str(shared), "rw"),
+            _bind(os.path.realpath(folder), str(shared), "rw"),
         ]
         mounts += [_bind(os.path.realpath(path), path, "ro") for path in _needed_paths()]
         nothing: list[str] = []

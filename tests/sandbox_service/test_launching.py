@@ -11,10 +11,18 @@ from pathlib import Path
 import pytest
 
 from astra_api.records import Toolset
+from astra_sandbox.client import Retry, SandboxClient
 from astra_sandbox.interface import Isolation, SandboxUnavailable
 from astra_sandbox.launching import launch_local
+from sandbox_servers import tcp_server
 
 EMPTY = "/nonexistent"
+
+
+def _require(level: str) -> None:
+    program = {"namespaces": "bwrap", "gvisor": "runsc"}.get(level)
+    if program and shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
 
 
 async def test_the_strongest_containment_is_taken_and_named(stateless: Toolset) -> None:
@@ -64,11 +72,60 @@ async def test_a_docker_engine_that_is_not_there_is_a_reason(tmp_path: Path, mon
         await InDocker().start(tmp_path, 8)
 
 
+@pytest.mark.parametrize("name", ["a b ü", "run #1", "tm%41p", "q?x=1", "a,b", 'it\'s "it"\n', "long/" * 40])
+async def test_any_folder_for_temporary_files_will_do(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm, CI systems and people name them; the kernel and gRPC bound the paths of sockets."""
+    folder = tmp_path / name
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    async with launch_local(level=Isolation.PROCESS) as client:
+        assert list(folder.iterdir())
+        assert (await client.status())[0].isolation is Isolation.PROCESS
+        link = client.servers[0].folder.parent
+    assert not list(folder.iterdir())
+    assert not link.parent.exists() or link.parent == folder
+
+
+@pytest.mark.parametrize("level", [Isolation.NAMESPACES, Isolation.GVISOR])
+async def test_a_long_folder_will_do_for_every_containment(
+    level: Isolation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _require(level.name.lower())
+    folder = tmp_path / ("long/" * 40)
+    folder.mkdir(parents=True)
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    async with launch_local(level=level) as client:
+        assert client.isolation is level
+
+
+async def test_where_no_socket_can_be_made_the_error_says_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ("long/" * 40)
+    folder.mkdir(parents=True)
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    monkeypatch.setattr("astra_sandbox.launching._SHORT_FOLDERS", (f"{tmp_path}/none",))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    with pytest.raises(SandboxUnavailable, match="set TMPDIR to one that can be written"):
+        async with launch_local():
+            pass
+
+
+async def test_proxies_of_the_environment_are_not_for_sandboxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    async with tcp_server() as (address, tls):
+        client = SandboxClient([address], tls, retry=Retry(budget=10))
+        assert len(await client.status()) == 1
+        await client.close()
+
+
 @pytest.mark.parametrize("level", ["process", "namespaces", "gvisor"])
 def test_nothing_outlives_a_killed_parent(level: str, tmp_path: Path) -> None:
-    program = {"namespaces": "bwrap", "gvisor": "runsc"}.get(level)
-    if program and shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed")
+    _require(level)
     script = (
         "import asyncio\nfrom astra_sandbox.launching import launch_local\n"
         "async def main():\n    async with launch_local() as client:\n"

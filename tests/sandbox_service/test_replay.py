@@ -17,6 +17,7 @@ from astra_sandbox.client import Retry, SandboxClient
 from astra_sandbox.interface import Isolation, ReplayDiverged, SandboxUnavailable, Session, SessionLost
 from astra_sandbox.launching import LocalSandbox, launch_local
 from astra_sandbox.link import Link, ServerError
+from processes import tree
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -38,27 +39,6 @@ SCRIPT = [
 async def pair() -> AsyncIterator[LocalSandbox]:
     async with launch_local(servers=2, level=Isolation.PROCESS, retry=Retry(budget=30)) as client:
         yield client
-
-
-def children(pid: int) -> list[int]:
-    """The child processes of a process."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        if parent == pid:
-            found.append(int(folder.name))
-    return found
-
-
-def tree(pid: int) -> list[list[int]]:
-    """[servers, zygotes, templates, sessions] below a local server."""
-    levels = [[pid]]
-    for _ in range(3):
-        levels.append([child for parent in levels[-1] for child in children(parent)])
-    return levels
 
 
 async def play(session: Session, disturb: Callable[[int], object] = lambda index: None) -> list[CallRecord]:

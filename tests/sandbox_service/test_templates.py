@@ -1,6 +1,7 @@
 """Templates over real zygotes: whose fault it is that one does not come up."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -92,6 +93,18 @@ async def test_a_source_that_loads_for_ever_is_ended(
         while _children(zygote.pid):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     assert await opened(templates, stored(make_toolset, GOOD)) == 2
+    templates.close()
+
+
+async def test_a_standstill_is_no_time_of_a_source_that_loads(
+    nursery: Nursery, monkeypatch: pytest.MonkeyPatch, make_toolset: Callable[..., Toolset]
+) -> None:
+    monkeypatch.setattr("astra_sandbox.server.templates._LOAD_SECONDS", 1.0)
+    templates = Templates(nursery, nursery.launch(0), Changes())
+    opening = asyncio.ensure_future(opened(templates, stored(make_toolset, f"import time\ntime.sleep(0.3)\n{GOOD}")))
+    await asyncio.sleep(0.1)
+    time.sleep(2)  # noqa: ASYNC251 - the server's loop stands still
+    assert await opening == 2
     templates.close()
 
 

@@ -42,6 +42,18 @@ def processor_seconds(pid: int | None) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
+def waited_seconds(pid: int | None) -> float:
+    """Seconds that a process was ready to run and waited for a processor, since it began; 0 where nobody accounts it.
+
+    gVisor does not; there a sandbox is throttled or paused as a whole.
+    """
+    try:
+        with open(f"/proc/{pid}/schedstat", "rb") as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
+
+
 def _stat(pid: int | str | None) -> list[bytes]:
     """What the kernel says of a process, after its name: state, parent, group, ... Raises OSError if it is gone."""
     with open(f"/proc/{pid}/stat", "rb") as file:
@@ -80,6 +92,16 @@ class ProcessHandle:
         ended = select.poll()
         ended.register(self._fd, select.POLLIN)
         return not ended.poll(0)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended, or is not to be seen."""
+        if self._fd is not None:
+            return not self.lives
+        try:
+            return _stat(self._pid)[0] in (b"Z", b"X")
+        except OSError:
+            return True
 
     def kill(self) -> None:
         """SIGKILL; nothing if it is gone."""

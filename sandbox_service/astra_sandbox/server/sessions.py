@@ -16,6 +16,7 @@ from typing import Literal
 from astra_api.sandbox.v1 import sandbox_pb2 as pb
 from astra_sandbox.limits import Limits
 from astra_sandbox.server.metrics import Metrics
+from astra_sandbox.server.own_time import OwnTime
 from astra_sandbox.server.templates import LoadRejectedError, SessionProcess, Templates, WorkerLostError
 from astra_sandbox.server.toolsets import StoredToolset
 from astra_sandbox.strict_json import StrictJsonError, read
@@ -99,7 +100,7 @@ class ServerSession:
         self._queue: deque[_Call] = deque()
         self._current: _Call | None = None
         self._nonce = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: OwnTime | None = None
         self._replayed: asyncio.Future[pb.CallToolResponse] | None = None
         self._process: SessionProcess | None = None
         self._reviving: asyncio.Task[None] | None = None
@@ -163,6 +164,8 @@ class ServerSession:
         if self.closed:
             return
         self.closed = True
+        if self._timer:
+            self._timer.cancel()
         self._drop_process()
         if self._reviving:
             self._reviving.cancel()
@@ -193,7 +196,7 @@ class ServerSession:
         assert self._process is not None
         self._nonce = _draw_nonce()
         self._process.call(self._nonce, f"{call.tool}\n{call.arguments}".encode())
-        self._timer = self._loop.call_later(self._limits.call_seconds, self._time_out)
+        self._timer = OwnTime(self._limits.call_seconds, lambda: self.process_id, self._time_out)
 
     def _settle(self, response: pb.CallToolResponse) -> None:
         """The current call, or the replayed one, has its outcome."""
@@ -252,6 +255,9 @@ class ServerSession:
 
     def _time_out(self) -> None:
         assert self._current is not None
+        if self._process is not None and self._process.answered:  # in its mailbox, where nobody has looked yet
+            self._process.collect()
+            return
         message = f"the call took more than {self._limits.call_seconds:g} s"
         self._settle(self._error(self._current, _Error.TIMED_OUT, message, True))
 
@@ -270,6 +276,9 @@ class ServerSession:
             async with asyncio.timeout(_REPORT_SECONDS):
                 await process.reported.wait()
         except TimeoutError:
+            if process.has_ended:  # its template, which would say how, stands still
+                self.close("nobody told how the session's process ended")
+                return
             self._settle_if(call, self._error(call, _Error.RAISED, "the tool closed the channel of its sandbox", True))
             return
         if process.status is None:

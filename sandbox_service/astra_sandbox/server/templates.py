@@ -16,6 +16,7 @@ from astra_sandbox.limits import MAXIMUM, Limits
 from astra_sandbox.server.disks import Changes, SessionFiles
 from astra_sandbox.server.folders import PrivateFolders
 from astra_sandbox.server.memory import resident
+from astra_sandbox.server.own_time import OwnTime
 from astra_sandbox.server.processes import ProcessHandle, processor_seconds, receive_with_pid
 from astra_sandbox.server.rounds import Rounds, new_mailbox
 from astra_sandbox.server.toolsets import StoredToolset
@@ -28,7 +29,7 @@ from astra_sandbox.server.zygotes import (
 from astra_sandbox.worker.frames import HEADER, FrameError, FrameReader, Kind, encode
 from astra_sandbox.worker.mailbox import Mailbox
 
-_LOAD_SECONDS = 30.0  # of the clock: a node whose pods all start needs several times what an idle one does
+_LOAD_SECONDS = 30.0  # of a source's own time
 _STILLBORN = 4  # templates of one toolset that die before their first session
 _FORK_SECONDS = 20.0
 _SPARE_PROCESSOR_SECONDS = 5.0  # that a template may take beyond loading and forking
@@ -91,6 +92,11 @@ class SessionProcess:
     def lives(self) -> bool:
         """Whether the process is known to have not ended."""
         return self._handle is not None and self._handle.lives
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process has ended, whoever told of it."""
+        return self._handle is not None and self._handle.has_ended
 
     def disk_fault(self, file_bytes: int) -> str | None:
         """Why it keeps too much in files (`file_bytes`: the limit of one), or None."""
@@ -282,15 +288,18 @@ class Template:
 
     async def wait_loaded(self) -> None:
         """Raises LoadRejectedError or WorkerLostError."""
+        limit = OwnTime(_LOAD_SECONDS, lambda: self.pid, self._reject_slow)
         try:
-            async with asyncio.timeout(_LOAD_SECONDS):
-                await asyncio.shield(self._loaded)
-        except TimeoutError:
-            self.close()
-            raise LoadRejectedError(f"the source takes more than {_LOAD_SECONDS:g} s to load") from None
+            await asyncio.shield(self._loaded)
         except (LoadRejectedError, WorkerLostError):
             self.close()
             raise
+        finally:
+            limit.cancel()
+
+    def _reject_slow(self) -> None:
+        if not self._loaded.done():
+            self._loaded.set_exception(LoadRejectedError(f"the source takes more than {_LOAD_SECONDS:g} s to load"))
 
     async def fork(self, count: int, seed: int, limits: Limits) -> list[SessionProcess]:
         """Forks sessions, all or none. Raises WorkerLostError."""
