@@ -157,15 +157,19 @@ async def test_the_greediest_session_ends_when_memory_runs_short(
     tmp_path: Path, server: Any, make_toolset: Callable[..., Toolset]
 ) -> None:
     toolset = make_toolset(SOURCE, "eat", "fine", "fill", state="stateful")
-    memory = Memory()
-    if memory.limit - memory.used() < 2 << 30:
-        pytest.skip("2 GiB of free memory are needed")
+    memory, large = Memory(), LIMITS.model_copy(update={"memory_bytes": 2 << 30})
+    if memory.limit - memory.used() < 3 << 30:
+        pytest.skip("3 GiB of free memory are needed")
     limit = str(int((memory.used() + (200 << 20)) / 0.9))  # 200 MiB below the high-water mark
     async with server(tmp_path, "--memory-limit", limit) as (address, process):
         client = SandboxClient([address], retry=Retry(budget=20))
-        modest, greedy = await client.open_sessions(toolset, 2, limits=LIMITS)
+        modest, greedy = await client.open_sessions(toolset, 2, limits=large)
         assert await modest.call("eat", '{"mib": 5}') == ToolResult(json_text="5")
-        outcome = await greedy.call("eat", '{"mib": 900}')
+        for _ in range(6):  # what others on this machine give back meanwhile is eaten too
+            outcome = await greedy.call("eat", '{"mib": 300}')
+            if isinstance(outcome, ToolError):
+                break
+            await asyncio.sleep(0.3)
         assert isinstance(outcome, ToolError)
         assert (outcome.kind, outcome.ended_process) == (ToolErrorKind.OUT_OF_MEMORY, True)
         assert "most" in outcome.message
@@ -331,7 +335,7 @@ async def test_what_a_source_started_ends_with_a_server_that_is_killed(
         assert isinstance(outcome, ToolResult)
         (group,) = (leader for leader, members in process_groups().items() if int(outcome.json_text) in members)
         async with asyncio.timeout(5):
-            while len(process_groups()[group]) < 40:  # noqa: ASYNC110
+            while 0 < len(process_groups().get(group, [])) < 40:  # noqa: ASYNC110 - or the guard has ended it already
                 await asyncio.sleep(0.01)
         process.kill()
         async with asyncio.timeout(5):

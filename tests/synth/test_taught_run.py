@@ -284,12 +284,12 @@ asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))
 
 
 @pytest.mark.timeout(900)
-async def test_killed_at_20_points_it_ends_the_same_and_pays_for_nothing_twice(
+async def test_killed_at_ten_points_it_ends_the_same_and_pays_for_nothing_twice(
     tmp_path: Path, sandbox: Sandbox
 ) -> None:
-    """SIGKILL, 20 times, each after a random number of further paid calls."""
+    """SIGKILL, ten times, each after a random number of further paid calls."""
     assert isinstance(sandbox, SandboxClient)
-    kills, concurrency = 20, 4
+    kills, concurrency = 10, 4
     faults = {4: "cyclic-once", 8: "hard-coded-once", 12: "bad-merge", 16: "vague", 20: "duplicate", 24: "poor"}
     write_seeds(tmp_path, range(1, 40))
     with ScriptedTeacher(faults) as teacher:
