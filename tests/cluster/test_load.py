@@ -1,5 +1,6 @@
 """Many Environments at once, and none: against a real API server and real controllers; a stand-in plays the kubelet."""
 
+import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,8 @@ from astra_operator.manifests.job import JOB, SERVICE_ACCOUNT
 from astra_operator.manifests.pool import STATEFUL_SET
 from astra_operator.verification_pool import WAKE
 
-NAMESPACES, COUNT, LARGE = 20, 5000, 100 * 1024
+NAMESPACES, LARGE = 20, 100 * 1024
+COUNT = int(os.environ.get("ASTRA_LOAD_ENVIRONMENTS", "1500"))  # 5000 takes seven minutes
 POOL = "verify-astra-farm-operator-sandbox"
 MIB = 2**20
 
@@ -135,9 +137,11 @@ def test_a_run_begins_with_every_environment_that_there_was(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_five_thousand_environments_in_twenty_namespaces_at_once(
+def test_thousands_of_environments_in_twenty_namespaces_at_once(
     api_server: Cluster, kube: Kube, home: str, tmp_path: Path, record_property: Any
 ) -> None:
+    """The memory allowed is on the way to 300 MiB with 5,000: what is kept of each would show with fewer."""
+    allowed = (140 + 160 * COUNT / 5000) * MIB
     with ExitStack() as stack:
         *served, few = (stack.enter_context(api_server.namespace("load")) for _ in range(NAMESPACES + 1))
         watched = {"ASTRA_WATCH_NAMESPACES": ",".join([*served, few]), "ASTRA_VERIFIER_REPLICAS": "2"}
@@ -182,6 +186,6 @@ def test_five_thousand_environments_in_twenty_namespaces_at_once(
         print(f"\n{COUNT} environments: {figures}")
         assert waiting < 500 or still > waiting / 2, "five did not wait for thousands"
         assert writes + events <= 3 * COUNT
-        assert most < 300 * MIB
-        assert again < 300 * MIB
+        assert most < allowed
+        assert again < allowed
         assert operator.metric("astra_operator_reconciles_total", kind="Environment") == 0, "all are decided"
