@@ -2,23 +2,24 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
-from astra_api.canonical import MAX_INTEGER, digest
-from astra_synth.tables.pack import Column, Pack, PackError, TableSpec
-from astra_synth.tables.reading import RawRow, quoted, read_rows
-from astra_synth.tables.wording import whole
+from astra_api.canonical import digest
+from astra_api.display import visible
+from astra_synth.tables.pack import Column, Draft, Pack, PackError, TableSpec
+from astra_synth.tables.reading import RawRow, RawTable, read_table
+from astra_synth.tables.second_reading import SecondReading
+from astra_synth.tables.values import Misread, Notation, Value, folded
 
-Value = str | int | float | None
 Row = Mapping[str, Value]
 Loader = Callable[[str], Sequence[RawRow]]  # table name -> rows; KeyError for an unknown table
 
-_MAX_TEXT = 120
+_SHOWN = 3  # rows of one mistake
+_SHOWN_COLUMNS = 20
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,11 @@ class Grouping:
 class Dataset:
     """What a pack describes, loaded. Build it with `load`."""
 
-    def __init__(self, pack: Pack, tables: Mapping[str, Table]) -> None:
+    def __init__(self, pack: Pack, tables: Mapping[str, Table], database: duckdb.DuckDBPyConnection) -> None:
+        """Takes the rows of the first reading, and the tables of the second to check answers against."""
         self.pack = pack
         self.tables = tables
+        self.database = database
         self.members: dict[Grouping, dict[Any, list[Any]]] = {
             grouping: self._members(grouping) for grouping in groupings(pack)
         }
@@ -69,26 +72,6 @@ class Dataset:
         for table in self.tables.values():
             yield from table.rows.items()
 
-    @cached_property
-    def database(self) -> duckdb.DuckDBPyConnection:
-        """The whole tables in an in-memory database: table t has the column `key` and the pack's columns."""
-        connection = duckdb.connect(config={"threads": 1})
-        for name, table in self.tables.items():
-            names = ["key", *table.spec.columns]
-            types = [_SQL_TYPES[table.spec.key_type], *(_SQL_TYPES[self._type(c)] for c in table.spec.columns.values())]
-            columns = ", ".join(f"{quoted(n)} {t}" for n, t in zip(names, types, strict=True))
-            connection.execute(f"CREATE TABLE {quoted(name)} ({columns})")
-            values = [list(table.rows), *([row[c] for row in table.rows.values()] for c in table.spec.columns)]
-            picked = ", ".join(f"unnest(?::{t}[])" for t in types)
-            connection.execute(f"INSERT INTO {quoted(name)} SELECT {picked}", values)
-        return connection
-
-    def _type(self, column: Column) -> str:
-        return self.pack.tables[column.references].key_type if column.references else column.type
-
-
-_SQL_TYPES = {"text": "VARCHAR", "integer": "BIGINT", "number": "DOUBLE"}
-
 
 def groupings(pack: Pack) -> Iterator[Grouping]:
     """Every way to pick rows that the pack offers, in its order."""
@@ -98,107 +81,194 @@ def groupings(pack: Pack) -> Iterator[Grouping]:
                 yield Grouping(name, column, spec.references)
 
 
-def load(pack: Pack, where: str, folder: Path, loaders: Mapping[str, Loader]) -> Dataset:
-    """Reads and checks every table of a pack.
+def load(draft: Draft, folder: Path, loaders: Mapping[str, Loader]) -> Dataset:
+    """Reads and checks every table of a pack, twice.
 
-    Files are found relative to `folder`. Raises PackError for a missing file, table or column, a key that is missing
-    or not unique, a reference to no row, a value of another type, and an empty table.
+    Files are found relative to `folder`. Raises PackError with every mistake: those of the pack, a missing file, table
+    or column, a key that is missing or not unique, a reference to no row, a value of another type, an empty table; and
+    where there is none, with what the second reading finds otherwise than the first.
     """
-    tables = {}
+    mistakes = list(draft.mistakes)
+    raws, tables = dict[str, RawTable](), dict[str, Table]()
+    for name, spec in draft.tables.items():
+        where = f"{draft.where}: tables.{name}"
+        try:
+            raws[name] = _raw(spec, f"{where}.from", folder, loaders)
+        except PackError as error:
+            mistakes.append(str(error))
+            continue
+        maker = _TableMaker(name, spec, draft.tables, raws[name], where)
+        tables[name] = maker.make()
+        mistakes += maker.mistakes
+    for table in tables.values():
+        mistakes += _lost_references(table, tables, f"{draft.where}: tables.{table.name}")
+    if mistakes or draft.pack is None:
+        raise PackError("\n".join(dict.fromkeys(mistakes)))
+    return Dataset(draft.pack, tables, _checked(draft.pack, draft.where, folder, loaders, raws, tables))
+
+
+def _checked(
+    pack: Pack,
+    where: str,
+    folder: Path,
+    loaders: Mapping[str, Loader],
+    raws: Mapping[str, RawTable],
+    tables: Mapping[str, Table],
+) -> duckdb.DuckDBPyConnection:
+    """The tables of the second reading, once they are found to be those of the first."""
+    second, mistakes = SecondReading(pack), list[str]()
     for name, spec in pack.tables.items():
-        field = f"{where}: tables.{name}"
-        tables[name] = _typed(name, spec, pack, _raw(spec, f"{field}.from", folder, loaders), field)
-    for name, table in tables.items():
-        _check_references(table, tables, f"{where}: tables.{name}")
-    return Dataset(pack, tables)
+        field, origin = f"{where}: tables.{name}.from", spec.origin
+        if origin.file is not None:
+            second.read_file(name, folder / origin.file, len(raws[name].header), field)
+        else:
+            second.read_rows(name, loaders[origin.package or ""](origin.table or ""))
+        if (difference := second.difference(name, tables[name].rows)) is not None:
+            source = visible(str(folder / origin.file)) if origin.file is not None else origin.package
+            fix = "write the values plainly, or the table as Parquet"
+            mistakes.append(f"{field}: {source} reads in two ways: {difference}; {fix}")
+    if mistakes:
+        raise PackError("\n".join(mistakes))
+    return second.connection
 
 
-def _raw(spec: TableSpec, where: str, folder: Path, loaders: Mapping[str, Loader]) -> Sequence[RawRow]:
+def _raw(spec: TableSpec, where: str, folder: Path, loaders: Mapping[str, Loader]) -> RawTable:
     origin = spec.origin
+    wanted = list(dict.fromkeys([*spec.key, *(part for c, s in spec.columns.items() for part in s.names(c))]))
     if origin.file is not None:
-        return read_rows(folder / origin.file, origin.table, where)
+        return read_table(folder / origin.file, origin, wanted, where)
     package = origin.package or ""
     if package not in loaders:
         raise PackError(f"{where}.package: no loader {package!r}; loaders are {', '.join(sorted(loaders))}")
     try:
-        return loaders[package](str(origin.table))
+        rows = loaders[package](str(origin.table))
     except KeyError:
         raise PackError(f"{where}.table: {origin.package} has no table {origin.table!r}") from None
     except ImportError as error:
         raise PackError(f"{where}.package: {error}; install astra-farm[synth]") from None
+    header = tuple(map(str, rows[0])) if rows else ()
+    columns = {name: [row[name] for row in rows] for name in wanted if name in header}
+    return RawTable("", header, columns, count=len(rows))
 
 
-def _typed(name: str, spec: TableSpec, pack: Pack, raw: Sequence[RawRow], where: str) -> Table:
-    if not raw:
-        raise PackError(f"{where}: the table is empty; give it rows")
-    names = {column: column_spec.column or column for column, column_spec in spec.columns.items()}
-    for field, wanted in {"key": spec.key, **{f"columns.{column}": names[column] for column in names}}.items():
-        if wanted not in raw[0]:
-            raise PackError(
-                f"{where}.{field}: the table has no column {wanted!r}; it has {', '.join(map(str, raw[0]))}"
-            )
-    rows: dict[Any, Row] = {}
-    folded: dict[str, int] = {}
-    for number, source in enumerate(raw, start=1):
-        key = _value(source[spec.key], spec.key_type, 0, f"{where}.key: row {number}")
-        if key is None:
-            raise PackError(f"{where}.key: row {number} has no {spec.key}; every row needs one")
-        if first := folded.get(str(key).casefold()):
-            raise PackError(
-                f"{where}.key: rows {first} and {number} share the key {key!r}; a key must be unique, capitals aside"
-            )
-        folded[str(key).casefold()] = number
-        row = {}
-        for column, column_spec in spec.columns.items():
-            kind = pack.tables[column_spec.references].key_type if column_spec.references else column_spec.type
-            place = f"{where}.columns.{column}: row {number}"
-            row[column] = _value(source[names[column]], kind, column_spec.digits, place)
-        rows[key] = row
-    for column, column_spec in spec.columns.items():
-        values = [row[column] for row in rows.values()]
-        if all(value is None for value in values):
-            raise PackError(f"{where}.columns.{column}: the column is empty; leave it out of the pack")
-        if column_spec.unique and len({str(v).casefold() for v in values if v is not None}) < sum(
-            v is not None for v in values
-        ):
-            raise PackError(f"{where}.columns.{column}.unique: values repeat; leave unique out")
-    return Table(name, spec, rows)
+class _TableMaker:
+    """Makes a table of raw columns, and collects every mistake on the way."""
+
+    def __init__(self, name: str, spec: TableSpec, specs: Mapping[str, TableSpec], raw: RawTable, where: str) -> None:
+        self._name, self._spec, self._specs, self._raw, self._where = name, spec, specs, raw, where
+        self.mistakes: list[str] = []
+
+    def make(self) -> Table:
+        """The table; whole only where there are no mistakes."""
+        if not self._raw.count:
+            self._say("", "the table is empty; give it rows")
+            return Table(self._name, self._spec, {})
+        keys = self._values("key", self._spec.key, Notation(self._spec.key_type))
+        columns = {}
+        for column, spec in self._spec.columns.items():
+            values = self._values(f"columns.{column}", spec.names(column), self._notation(spec))
+            if values is not None:
+                self._check_column(column, spec, values)
+                columns[column] = values
+        if keys is None:
+            return Table(self._name, self._spec, {})
+        self._check_keys(keys)
+        names = list(columns)
+        rows = {key: dict(zip(names, found, strict=True)) for key, *found in zip(keys, *columns.values(), strict=True)}
+        return Table(self._name, self._spec, rows)
+
+    def _say(self, field: str, mistake: str) -> None:
+        self.mistakes.append(f"{self._where}{'.' if field else ''}{field}: {mistake}")
+
+    def _notation(self, column: Column) -> Notation:
+        parent = self._specs.get(column.references or "")
+        return column.notation if parent is None else Notation(parent.key_type)
+
+    def _values(self, field: str, names: Sequence[str], notation: Notation) -> list[Value] | None:
+        """The values of a key or column; None where it cannot be had."""
+        if absent := [name for name in names if name not in self._raw.columns]:
+            shown = ", ".join(map(visible, self._raw.header[:_SHOWN_COLUMNS]))
+            more = len(self._raw.header) - _SHOWN_COLUMNS
+            there = f"{shown} and {more} more" if more > 0 else shown
+            self._say(field, f"the table has no column {', '.join(map(repr, absent))}; it has {there}")
+            return None
+        parts = [self._one(field, name, notation) for name in names]
+        if len(parts) == 1:
+            return parts[0]
+        joined: list[Value] = []
+        for index, found in enumerate(zip(*parts, strict=True)):
+            if None in found and any(part is not None for part in found):
+                self._say(field, f"{self._raw.place(index)}: has some of {', '.join(names)} only; give all or none")
+            joined.append(None if None in found else ", ".join(map(str, found)))
+        return joined
+
+    def _one(self, field: str, name: str, notation: Notation) -> list[Value]:
+        raws = self._raw.columns[name]
+        values, wrong = list[Value](), list[str]()
+        for index, raw in enumerate(raws):
+            try:
+                values.append(notation.value(raw))
+            except Misread as error:
+                values.append(None)
+                wrong.append(f"{self._raw.place(index)}, column {name!r}: {error}")
+        for mistake in wrong[:_SHOWN]:
+            self._say(field, mistake)
+        if len(wrong) > _SHOWN:
+            self._say(field, f"and {len(wrong) - _SHOWN} values more of {len(raws)}")
+        if not wrong and (doubt := notation.doubts(raws)) is not None:
+            self._say(field, f"column {name!r}: {doubt}")
+        return values
+
+    def _check_keys(self, keys: Sequence[Value]) -> None:
+        first: dict[str, int] = {}
+        missing, twice = list[int](), list[tuple[int, int]]()
+        for index, key in enumerate(keys):
+            if key is None:
+                missing.append(index)
+            elif (other := first.setdefault(folded(str(key)), index)) != index:
+                twice.append((other, index))
+        name = " and ".join(self._spec.key)
+        unread = bool(self.mistakes)  # a key that cannot be read is told already
+        if missing and not unread:
+            places = ", ".join(map(self._raw.place, missing[:_SHOWN]))
+            more = f" and {len(missing) - _SHOWN} rows more" if len(missing) > _SHOWN else ""
+            self._say("key", f"{places}{more}: no {name}; every row needs one")
+        for other, index in twice[:_SHOWN]:
+            problem = f"{self._raw.place(other)} and {self._raw.place(index)} share the key {keys[index]!r}"
+            fix = "a key must be unique, capitals aside; several columns can make one: key: [name, place]"
+            self._say("key", f"{problem}; {fix}")
+        if len(twice) > _SHOWN:
+            self._say("key", f"and {len(twice) - _SHOWN} rows more that share a key")
+        texts = [key for key in keys if isinstance(key, str)]
+        whole = all(key.isascii() and key.isdigit() and (key == "0" or key[0] != "0") for key in texts)
+        if whole and len({len(key) for key in texts}) > 1:  # as text, 10 comes before 9
+            self._say("key_type", f"the keys are whole numbers ({texts[0]}, {texts[-1]}); say key_type: integer")
+
+    def _check_column(self, column: str, spec: Column, values: Sequence[Value]) -> None:
+        field = f"columns.{column}"
+        known = [value for value in values if value is not None]
+        if not known and not any(mistake.startswith(f"{self._where}.{field}:") for mistake in self.mistakes):
+            self._say(field, "the column is empty; leave it out of the pack")
+        if spec.unique and len({folded(str(value)) for value in known}) < len(known):
+            self._say(f"{field}.unique", "values repeat; leave unique out")
+        if spec.group:
+            spelt: dict[str, Value] = {}
+            for value in dict.fromkeys(known):
+                if (other := spelt.setdefault(folded(str(value)), value)) != value:
+                    self._say(field, f"{other!r} and {value!r} differ only in capitals; write them one way")
+                    break
 
 
-def _check_references(table: Table, tables: Mapping[str, Table], where: str) -> None:
+def _lost_references(table: Table, tables: Mapping[str, Table], where: str) -> Iterator[str]:
     for column, spec in table.spec.columns.items():
-        if spec.references is None:
+        if spec.references is None or spec.references not in tables:
             continue
         parent = tables[spec.references].rows
-        lost = sorted(
-            {str(row[column]) for row in table.rows.values() if row[column] is not None and row[column] not in parent}
+        found = {row[column] for row in table.rows.values() if row.get(column) is not None}
+        if not parent or not (lost := sorted(map(str, found.difference(parent)))):
+            continue
+        more = f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else ""
+        yield (
+            f"{where}.columns.{column}.references: table {spec.references} has no row "
+            f"{', '.join(map(repr, lost[:_SHOWN]))}{more}; add the rows or clear the values"
         )
-        if lost:
-            raise PackError(
-                f"{where}.columns.{column}.references: table {spec.references} has no row "
-                f"{', '.join(map(repr, lost[:3]))}{f' and {len(lost) - 3} more' if len(lost) > 3 else ''}; "
-                "add the rows or clear the values"
-            )
-
-
-def _value(raw: Any, kind: str, digits: int, where: str) -> Value:
-    if raw is None or raw != raw or (isinstance(raw, str) and not raw.strip()):
-        return None
-    if kind == "text":
-        text = " ".join(str(raw).split())
-        if len(text) > _MAX_TEXT:
-            raise PackError(f"{where}: text of {len(text)} letters; at most {_MAX_TEXT} can be asked about")
-        return text
-    try:
-        number = Decimal(str(raw).strip().replace("_", ""))
-        if not number.is_finite() or isinstance(raw, bool):
-            raise ValueError
-    except (ArithmeticError, ValueError):
-        raise PackError(f"{where}: {raw!r} is not a number; make the column text or clear the value") from None
-    if abs(number) > MAX_INTEGER:
-        raise PackError(f"{where}: {raw!r} is beyond 2^53, which JSON cannot hold exactly")
-    if kind == "integer":
-        if number != int(number):
-            raise PackError(f"{where}: {raw!r} is not whole; make the column type number")
-        return int(number)
-    return whole(round(float(number), digits))

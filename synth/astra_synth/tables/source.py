@@ -16,11 +16,11 @@ _EMPTY = 20  # toolsets in a row that give nothing: the tables give no more
 def open_tables(pack: str | None = None, path: Path | None = None) -> Dataset:
     """The tables of a shipped pack, or of a pack file. Raises PackError."""
     if path is not None:
-        return load(read_pack(path), str(path), path.parent, LOADERS)
+        return load(read_pack(path), path.parent, LOADERS)
     if pack not in pack_names():
         raise PackError(f"pack: no pack {pack!r}; shipped packs are {', '.join(pack_names())}")
     file = pack_file(pack)
-    return load(parse_pack(file.read_text(encoding="utf-8"), f"pack {pack}"), f"pack {pack}", Path(), LOADERS)
+    return load(parse_pack(file.read_text(encoding="utf-8"), f"pack {pack}"), Path(), LOADERS)
 
 
 def generate(
