@@ -25,9 +25,7 @@ class Over(ColumnOperation):
     def description(self) -> str:
         unit = f" in {self.quantity.unit}" if self.quantity.unit else ""
         noun = f"{a(self.quantity.noun)}{unit}"
-        return (
-            f"The {self.child.plural} {self.within(a(self.noun))} with {noun} above a minimum, in alphabetical order."
-        )
+        return f"The {self.child.plural} {self.within(a(self.noun))} with {noun} above a minimum, {self.order}."
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -104,7 +102,7 @@ class Matching(GroupOperation):
 
     @property
     def description(self) -> str:
-        return f"The {self.child.plural} {self.within(a(self.noun))} of a given {self._word}, in alphabetical order."
+        return f"The {self.child.plural} {self.within(a(self.noun))} of a given {self._word}, {self.order}."
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -149,10 +147,10 @@ class Matching(GroupOperation):
         word = snake(self._word)
         return (
             f"def {self.name}({self.parameters[0].name}, {word}):\n"
-            f"    wanted = str({word}).strip().casefold()\n"
+            f"    wanted = _folded({word})\n"
             f"    rows = _{self.grouping.table.upper()}\n"
             f"    keys = {self.rows_in_group}\n"
-            f"    found = [key for key in keys if str(rows[key][{self.category!r}]).casefold() == wanted]\n"
+            f"    found = [key for key in keys if _folded(rows[key][{self.category!r}]) == wanted]\n"
             f"    if not found:\n"
             f'        raise LookupError(f"no {self.child.noun} with the {self._word} {{{word}!r}}")\n'
             f"    return sorted(found)\n"

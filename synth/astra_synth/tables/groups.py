@@ -55,6 +55,10 @@ class GroupOperation(Operation):
             return Kind("entity", self.grouping.parent)
         return Kind("label", self.grouping.table, self.grouping.column)
 
+    @property
+    def order(self) -> str:
+        return "in numerical order" if self.child.key_type == "integer" else "in alphabetical order"
+
     def domain(self, shard: Shard) -> list[Any]:
         return [value for value, keys in shard.groups.get(self.grouping, {}).items() if self._fits(shard, keys)]
 
@@ -91,7 +95,7 @@ class Members(GroupOperation):
 
     @property
     def description(self) -> str:
-        return f"The {self.child.plural} {self.within(a(self.noun))}, in alphabetical order."
+        return f"The {self.child.plural} {self.within(a(self.noun))}, {self.order}."
 
     @property
     def gives(self) -> Kind:
@@ -123,7 +127,7 @@ class Members(GroupOperation):
         plural = self.child.plural
         return [
             f"Which {plural} {self.within(about)} are listed?",
-            f"List all {plural} {self.within(about)} in alphabetical order.",
+            f"List all {plural} {self.within(about)} {self.order}.",
         ]
 
 

@@ -11,6 +11,13 @@ from astra_synth.tables.reading import quoted
 from astra_synth.tables.shard import Shard
 from astra_synth.tables.wording import a
 
+_FORMS = {
+    "boolean": ", yes or no",
+    "date": ", as year-month-day",
+    "time": ", as hours:minutes:seconds",
+    "datetime": ", as year-month-day hours:minutes:seconds",
+}
+
 
 @dataclass(frozen=True)
 class Lookup(Operation):
@@ -34,8 +41,8 @@ class Lookup(Operation):
 
     @property
     def description(self) -> str:
-        unit = f", in {self._spec.unit}" if self._spec.unit else ""
-        return f"The {self._spec.noun} of {a(self._noun)}{unit}."
+        form = f", in {self._spec.unit}" if self._spec.unit else _FORMS.get(self._spec.type, "")
+        return f"The {self._spec.noun} of {a(self._noun)}{form}."
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -146,9 +153,9 @@ class Reverse(Operation):
         parameter = self.parameters[0].name
         return (
             f"def {self.name}({parameter}):\n"
-            f"    wanted = str({parameter}).strip().casefold()\n"
+            f"    wanted = _folded({parameter})\n"
             f"    for key, row in _{self.table.upper()}.items():\n"
-            f"        if str(row[{self.column!r}]).casefold() == wanted:\n"
+            f"        if _folded(row[{self.column!r}]) == wanted:\n"
             f"            return key\n"
             f'    raise LookupError(f"no {self._table.noun} with the {self._word} {{{parameter}!r}}")\n'
         )

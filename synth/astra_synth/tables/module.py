@@ -8,10 +8,14 @@ from astra_synth.tables.operation import Operation
 from astra_synth.tables.shard import Shard
 
 _HELPERS = {
+    "_folded": """def _folded(name):
+    text = " ".join(unicodedata.normalize("NFC", str(name)).split())
+    return unicodedata.normalize("NFC", text.casefold())
+""",
     "_row": """def _row(rows, noun, key):
-    wanted = str(key).strip().casefold()
+    wanted = _folded(key)
     for name, row in rows.items():
-        if str(name).casefold() == wanted:
+        if _folded(name) == wanted:
             return row
     raise LookupError(f"no {noun} named {key!r}")
 """,
@@ -50,8 +54,18 @@ def render(title: str, shard: Shard, operations: Sequence[Operation], joins: Seq
             lines = "".join(f"    {value!r}: {keys!r},\n" for value, keys in complete.items())
             parts.append(f"_{grouping.table.upper()}_BY_{grouping.column.upper()} = {{\n{lines}}}\n")
     functions = [operation.source() for operation in operations] + [join.source() for join in joins]
-    text = "\n".join(functions)
-    if "math." in text:
-        parts.insert(1, "import math\n")
-    parts += [helper for name, helper in _HELPERS.items() if f"{name}(" in text]
-    return "\n\n".join([*parts, *functions])
+    helpers = _needed("\n".join(functions))
+    text = "\n".join([*helpers, *functions])
+    if modules := [name for name in ("math", "unicodedata") if f"{name}." in text]:
+        parts.insert(1, "".join(f"import {name}\n" for name in modules))
+    return "\n\n".join([*parts, *helpers, *functions])
+
+
+def _needed(text: str) -> list[str]:
+    """The helpers that a text calls, and those that they call."""
+    found: dict[str, str] = {}
+    for name, helper in reversed(_HELPERS.items()):
+        if f"{name}(" in text:
+            found[name] = helper
+            text += helper
+    return [found[name] for name in _HELPERS if name in found]

@@ -26,6 +26,8 @@ class Ranking(ColumnOperation):
 
     @property
     def end(self) -> str:
+        if self.quantity.is_moment:
+            return "latest" if self.direction == "high" else "earliest"
         return "highest" if self.direction == "high" else "lowest"
 
     @property

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from astra_api.matching import fold
 from astra_synth.tables.dataset import Dataset, Grouping, Row
 from astra_synth.tables.pack import PackError
 
@@ -41,7 +42,7 @@ class Shard:
         seen: set[str] = set()
         twice: set[str] = set()
         for rows in self.rows.values():
-            names = {str(key).casefold() for key in rows}
+            names = {fold(str(key)) for key in rows}
             twice |= names & seen
             seen |= names
         return frozenset(twice)

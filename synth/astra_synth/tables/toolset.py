@@ -120,14 +120,13 @@ def offered_operations(dataset: Dataset) -> Iterator[tuple[ToolKind, Operation]]
         for name, column in dataset.pack.tables[grouping.table].columns.items():
             if column.group and name != grouping.column:
                 yield "filter", Matching(dataset, grouping, name)
-            if not column.is_quantity:
-                continue
-            for statistic in ("total", "average", "highest", "lowest"):
-                if statistic != "total" or column.sum:
-                    yield "aggregate", Aggregate(dataset, grouping, name, statistic)
-            yield "summary", Summary(dataset, grouping, name)
-            yield "filter", Over(dataset, grouping, name)
-            for direction in ("high", "low"):
+            if column.is_quantity:
+                for statistic in ("total", "average", "highest", "lowest"):
+                    if statistic != "total" or column.sum:
+                        yield "aggregate", Aggregate(dataset, grouping, name, statistic)
+                yield "summary", Summary(dataset, grouping, name)
+                yield "filter", Over(dataset, grouping, name)
+            for direction in ("high", "low") if column.is_ordered else ():
                 yield "extreme", Extreme(dataset, grouping, name, direction)
                 yield "rank", Ranked(dataset, grouping, name, direction)
                 yield "top", Top(dataset, grouping, name, direction)
