@@ -38,6 +38,7 @@ def synth(
         from astra_synth.accounts import Accounts
         from astra_synth.report import write_report
         from astra_synth.run import open_run
+        from astra_synth.table_run import read_unasked
         from astra_synth.teacher import TeacherError
     except ImportError as error:
         raise BadInput(f"astra synth needs {error.name}; install astra-farm[sandbox,synth]") from None
@@ -58,6 +59,8 @@ def synth(
     console.print(_summary(status))
     if accounts.records:
         console.print(_stages(accounts))
+    for line in read_unasked(out):
+        console.print(f"never asked: {line}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"{status.phase}: {out}", markup=False, highlight=False, soft_wrap=True)
     return 0 if status.phase == "Succeeded" else 1

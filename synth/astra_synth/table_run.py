@@ -9,6 +9,7 @@ from typing import Any
 
 from astra_api.canonical import digest
 from astra_api.environment import Environment
+from astra_api.files import replace
 from astra_api.records import Reject
 from astra_api.synthesis_run import EnvironmentSynthesis, SynthesisRun, TablesSource
 from astra_sandbox.interface import Sandbox, SandboxError
@@ -16,11 +17,21 @@ from astra_sandbox.verification import verify_all
 from astra_synth.output import Batch, Done, Output
 from astra_synth.tables import Generator, Recipe, ToolsetShape, open_tables
 from astra_synth.tables.toolset import ALL_KINDS
+from astra_synth.tables.unasked import unasked
 
 _RETRIES = 3  # times that an environment a verifier rejected is replaced by the next one of its index
 _AHEAD = 4  # toolsets under way at once
 _SPARE = 20  # toolsets that may come to nothing, besides three for each that is needed
 _BARREN = 20  # toolsets in a row without anything new, after which the tables are taken to give no more
+
+
+UNASKED = "unasked.txt"  # in the output: what no environment asks about, and why
+
+
+def read_unasked(out: Path) -> list[str]:
+    """What a run's environments never ask about, a line each, once it has ended."""
+    file = out / UNASKED
+    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
 
 
 class TableRun:
@@ -50,10 +61,18 @@ class TableRun:
     @asynccontextmanager
     async def open(self, sandbox: Sandbox, output: Output, concurrency: int) -> AsyncIterator["ToolsetMaker"]:
         pool = ThreadPoolExecutor(max_workers=1)
+        maker = ToolsetMaker(self.generator, sandbox, pool, asyncio.Semaphore(concurrency))
         try:
-            yield ToolsetMaker(self.generator, sandbox, pool, asyncio.Semaphore(concurrency))
+            yield maker
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+        self._tell_unasked(maker, output)
+
+    def _tell_unasked(self, maker: "ToolsetMaker", output: Output) -> None:
+        generator = self.generator
+        shape = generator.recipe.shape
+        lines = unasked(generator.dataset, generator.plan, shape, maker.tools) if maker.tools else []
+        replace(output.path / UNASKED, "".join(f"{line}\n" for line in lines).encode())
 
 
 class ToolsetMaker:
@@ -64,6 +83,7 @@ class ToolsetMaker:
     ) -> None:
         self._generator, self._sandbox, self._pool, self._gate = generator, sandbox, pool, gate
         self._asked: set[str] = set()  # what the run asks so far, by gold calls and answers
+        self.tools: set[str] = set()  # that its gold calls use
         self._barren = 0
 
     @property
@@ -106,13 +126,16 @@ class ToolsetMaker:
 
     def accept(self, batch: Batch) -> Batch:
         asks = [_asks(environment) for environment in batch.environments]
-        self._heed(asks)
-        return Batch(batch.number, batch.environments, batch.rejects, {"asks": asks})
+        steps = [step for environment in batch.environments for step in environment.spec.steps]
+        tools = sorted({step.call.tool for step in steps if step.call is not None})
+        self._heed(asks, tools)
+        return Batch(batch.number, batch.environments, batch.rejects, {"asks": asks, "tools": tools})
 
     def recall(self, done: Done) -> None:
-        self._heed(done.record.get("asks", []))
+        self._heed(done.record.get("asks", []), done.record.get("tools", []))
 
-    def _heed(self, asks: list[str]) -> None:
+    def _heed(self, asks: list[str], tools: list[str]) -> None:
+        self.tools.update(tools)
         self._barren = self._barren + 1 if self._asked.issuperset(asks) else 0
         self._asked.update(asks)
 

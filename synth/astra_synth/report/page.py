@@ -15,6 +15,7 @@ from astra_api.plotting import draw
 from astra_api.records import Reject
 from astra_synth.report.plots import PLOTS
 from astra_synth.report.reading import Synthesis, read_synthesis
+from astra_synth.table_run import read_unasked
 
 _PLOTS = "plots"
 _EXAMPLES = 8  # of rejects
@@ -52,6 +53,7 @@ def _content(synthesis: Synthesis) -> dict[str, Any]:
         "examples": _examples(synthesis.environments),
         "rejects": _rejects(synthesis),
         "notes": _notes(synthesis),
+        "unasked": read_unasked(synthesis.directory),
         "plots": _PLOTS,
     }
 

@@ -1,5 +1,6 @@
 """Which tools a shard is given: enough for the questions asked for, no two of them for the same purpose."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +13,7 @@ from astra_synth.tables.arithmetic import CONVERSIONS, JOINS, Convert, Join
 from astra_synth.tables.compose import Composer
 from astra_synth.tables.dataset import Dataset
 from astra_synth.tables.filters import Matching, Over
-from astra_synth.tables.groups import Count, Members
+from astra_synth.tables.groups import Count, GroupOperation, Members
 from astra_synth.tables.lookups import Lookup, Reverse
 from astra_synth.tables.module import render
 from astra_synth.tables.operation import Operation, Undefined
@@ -65,7 +66,7 @@ def choose(shard: Shard, shape: ToolsetShape, longest: int, rng: Random) -> Tabl
 
     Raises Undefined when the shard cannot fill a toolset of the shape.
     """
-    offered = [(kind, o) for kind, o in _offered(shard.dataset, shape.kinds) if _varied(o, shard)]
+    offered = [(kind, o) for kind, o in _offered(shard.dataset, shape.kinds) if obstacle(o, shard) is None]
     wanted = rng.randint(shape.min_tools, shape.max_tools)
     joins: list[Join] = []
     if "arithmetic" in shape.kinds and longest >= 3 and wanted >= 3 and rng.random() < 0.5:
@@ -97,11 +98,11 @@ def toolset_for(shard: Shard, shape: ToolsetShape, longest: int, seed: int, inde
 
 def _offered(dataset: Dataset, kinds: tuple[ToolKind, ...]) -> Iterator[tuple[ToolKind, Operation]]:
     for kind, operation in offered_operations(dataset):
-        if kind in kinds and _speakable(operation):
+        if kind in kinds and speakable(operation):
             yield kind, operation
 
 
-def _speakable(operation: Operation) -> bool:
+def speakable(operation: Operation) -> bool:
     """Whether long nouns or like ones leave it a name, and its parameters one each."""
     names = [parameter.name for parameter in operation.parameters]
     return len(operation.name) <= 64 and len(set(names)) == len(names)
@@ -133,20 +134,26 @@ def offered_operations(dataset: Dataset) -> Iterator[tuple[ToolKind, Operation]]
                 yield "next", Next(dataset, grouping, name, direction)
 
 
-def _varied(operation: Operation, shard: Shard) -> bool:
-    """Whether there are enough arguments, and answers that tell them apart."""
+def obstacle(operation: Operation, shard: Shard) -> str | None:
+    """What speaks against a tool: too few arguments, or answers that do not tell them apart. None for a good one."""
     answers = set()
     known = 0
+    troubles = Counter[str]()
     for value in operation.domain(shard):
         rng = seeded("varied", operation.name, value)
         try:
             answers.add(repr(operation.answer(shard, value, operation.sample(shard, value, rng))))
-        except Undefined:
+        except Undefined as trouble:
+            troubles[trouble.reason] += 1
             continue
         known += 1
         if known >= 3 and len(answers) >= 2:
-            return True
-    return False
+            return None
+    if not known and not troubles:
+        return "no-group" if isinstance(operation, GroupOperation) else "no-rows"
+    if troubles.total() > known:
+        return troubles.most_common(1)[0][0]
+    return "few" if known < 3 else "one-answer"
 
 
 def _linked(offered: list[tuple[ToolKind, Operation]], rng: Random) -> list[Operation]:
