@@ -11,7 +11,7 @@ import duckdb
 from astra_api.canonical import digest
 from astra_api.display import visible
 from astra_synth.tables.pack import Column, Draft, Pack, PackError, TableSpec
-from astra_synth.tables.reading import RawRow, RawTable, read_table
+from astra_synth.tables.reading import RawRow, RawTable, read_table, shown
 from astra_synth.tables.second_reading import SecondReading
 from astra_synth.tables.values import Misread, Notation, Value, folded
 
@@ -20,6 +20,7 @@ Loader = Callable[[str], Sequence[RawRow]]  # table name -> rows; KeyError for a
 
 _SHOWN = 3  # rows of one mistake
 _SHOWN_COLUMNS = 20
+_KNOWN = 10_000  # values of a column whose meaning is remembered
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def _checked(
         else:
             second.read_rows(name, loaders[origin.package or ""](origin.table or ""))
         if (difference := second.difference(name, tables[name].rows)) is not None:
-            source = visible(str(folder / origin.file)) if origin.file is not None else origin.package
+            source = shown(folder / origin.file) if origin.file is not None else origin.package
             fix = "write the values plainly, or the table as Parquet"
             mistakes.append(f"{field}: {source} reads in two ways: {difference}; {fix}")
     if mistakes:
@@ -205,9 +206,15 @@ class _TableMaker:
     def _one(self, field: str, name: str, notation: Notation) -> list[Value]:
         raws = self._raw.columns[name]
         values, wrong = list[Value](), list[str]()
+        known: dict[str, Value] = {}  # what was read before: most columns repeat themselves
         for index, raw in enumerate(raws):
             try:
+                if isinstance(raw, str) and raw in known:
+                    values.append(known[raw])
+                    continue
                 values.append(notation.value(raw))
+                if isinstance(raw, str) and len(known) < _KNOWN:
+                    known[raw] = values[-1]
             except Misread as error:
                 values.append(None)
                 wrong.append(f"{self._raw.place(index)}, column {name!r}: {error}")
@@ -230,11 +237,11 @@ class _TableMaker:
         name = " and ".join(self._spec.key)
         unread = bool(self.mistakes)  # a key that cannot be read is told already
         if missing and not unread:
-            places = ", ".join(map(self._raw.place, missing[:_SHOWN]))
+            places = self._raw.place(*missing[:_SHOWN])
             more = f" and {len(missing) - _SHOWN} rows more" if len(missing) > _SHOWN else ""
             self._say("key", f"{places}{more}: no {name}; every row needs one")
         for other, index in twice[:_SHOWN]:
-            problem = f"{self._raw.place(other)} and {self._raw.place(index)} share the key {keys[index]!r}"
+            problem = f"{self._raw.place(other, index)} share the key {keys[index]!r}"
             fix = "a key must be unique, capitals aside; several columns can make one: key: [name, place]"
             self._say("key", f"{problem}; {fix}")
         if len(twice) > _SHOWN:

@@ -59,9 +59,12 @@ class RawTable:
     lines: Sequence[int] | None = None  # where each record begins, for a text file
     count: int = 0
 
-    def place(self, index: int) -> str:
-        """Where record `index` (from 0) stands, for people."""
-        return f"{self.file}, line {self.lines[index]}" if self.lines else f"{self.file}, row {index + 1}".lstrip(", ")
+    def place(self, *indexes: int) -> str:
+        """Where records (from 0) stand, for people."""
+        unit = ("line" if self.lines else "row") + ("s" if len(indexes) > 1 else "")
+        numbers = [str(self.lines[index] if self.lines else index + 1) for index in indexes]
+        listed = f"{', '.join(numbers[:-1])} and {numbers[-1]}" if len(numbers) > 1 else numbers[0]
+        return f"{self.file}, {unit} {listed}" if self.file else f"{unit} {listed}"
 
 
 def kind_of(file: Path) -> str:
@@ -78,16 +81,17 @@ def read_table(file: Path, origin: Origin, wanted: Sequence[str], where: str) ->
 
     A wanted column that is not there is left out of the result: its caller says so, with the others.
     """
-    name = visible(str(file))
+    name = shown(file)
+    if file.is_dir():
+        raise PackError(f"{where}.file: {name} is a folder; name one file in it")
     if not file.is_file():
-        kind = "is a folder; name one file in it" if file.is_dir() else "no file"
-        raise PackError(f"{where}.file: {kind} {name}; the path is relative to the pack")
+        raise PackError(f"{where}.file: no file {name}; the path is relative to the pack")
     try:
         kind = kind_of(file)
         if not kind:
-            raise PackError(f"{where}.file: {visible(file.name)} {_fix_of_kind(file)}")
+            raise PackError(f"{where}.file: {shown(file.name)} {_fix_of_kind(file)}")
         if kind in ("csv", "parquet") and origin.table is not None:
-            raise PackError(f"{where}.table: {visible(file.name)} holds one table only; leave the field out")
+            raise PackError(f"{where}.table: {shown(file.name)} holds one table only; leave the field out")
         return _READERS[kind](file, origin, wanted, where)
     except ImportError as error:
         raise PackError(f"{where}.file: {name}: {error}; install astra-farm[synth]") from None
@@ -95,6 +99,11 @@ def read_table(file: Path, origin: Origin, wanted: Sequence[str], where: str) ->
         if isinstance(error, PackError):
             raise
         raise PackError(f"{where}.file: {name} cannot be read: {_reason(error)}") from None
+
+
+def shown(file: Path | str) -> str:
+    """A path on one line, for people."""
+    return visible(str(file)).replace("\n", "\\n")
 
 
 def delimiter_of(file: Path, origin: Origin) -> str:
@@ -127,7 +136,7 @@ def positions(header: Sequence[str], wanted: Sequence[str], where: str) -> dict[
 
 
 def _read_csv(file: Path, origin: Origin, wanted: Sequence[str], where: str) -> RawTable:
-    field = f"{where}.file: {visible(str(file))}"
+    field = f"{where}.file: {shown(file)}"
     _refuse_other_kinds(file, field)
     encoding = encoding_of(file)
     try:
@@ -140,7 +149,7 @@ def _read_csv(file: Path, origin: Origin, wanted: Sequence[str], where: str) -> 
 def _records(stream: TextIO, delimiter: str, quote: str | None, field: str) -> Iterator[tuple[int, list[str]]]:
     """Records that are no blank lines, each with the line that it begins in."""
     quoting: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if quote == "" else {"quotechar": quote or '"'}
-    reader = csv.reader(stream, delimiter=delimiter, strict=True, **quoting)
+    reader = csv.reader(stream, delimiter=delimiter, strict=True, skipinitialspace=True, **quoting)
     begins = 1
     try:
         for record in reader:
@@ -170,44 +179,34 @@ def _parsed(records: Iterator[tuple[int, list[str]]], file: str, wanted: Sequenc
         blank = 0 if any(map(str.strip, record)) else blank + 1
         for name, place in places.items():
             value = record[place]
-            if "\0" in value or _late_quote(value):
-                raise PackError(f"{field}: line {line}, column {name!r}: {_value_fix(value)}")
+            if "\0" in value:
+                raise PackError(
+                    f"{field}: line {line}, column {name!r}: holds a NUL byte; save the file as plain UTF-8"
+                )
             columns[name].append(value)
     if wrong:
         raise PackError(f"{field}: {_width_mistake(header, first, wrong)}")
-    if not places and len(header) == 1 and (better := _other_delimiter(header[0])):
-        raise PackError(f"{field}: line {first} is one column, {visible(header[0])!r}; say delimiter: {better!r}")
+    if not places and len(header) == 1 and (fix := _fix_of_header(header[0], first)):
+        raise PackError(f"{field}: line {first} is one column, {visible(header[0])!r}; {fix}")
     kept = len(lines) - blank
     cut = {name: values[:kept] for name, values in columns.items()}
     return RawTable(visible(file), tuple(header), cut, lines[:kept], kept)
 
 
-def _late_quote(value: str) -> bool:
-    """Whether a value is quoted, but after a space, so that the quotes would become letters of it."""
-    inner = value.strip()
-    return value != inner and len(inner) > 1 and inner[0] == inner[-1] == '"' and '"' not in inner[1:-1]
-
-
-def _value_fix(value: str) -> str:
-    if "\0" in value:
-        return "holds a NUL byte; save the file as plain UTF-8"
-    return "has a space between delimiter and quote; take it out"
-
-
 def _width_mistake(header: Sequence[str], first: int, wrong: Sequence[tuple[int, int]]) -> str:
     lines = ", ".join(f"line {line} has {width} fields" for line, width in wrong[:_SHOWN])
     more = f" and {len(wrong) - _SHOWN} lines more" if len(wrong) > _SHOWN else ""
-    if header[0].lower().startswith("sep=") or header[0].startswith("#"):
-        fix = f"take out line {first}, which names no columns"
-    elif len(header) == 1 and (better := _other_delimiter(header[0])):
-        fix = f"say delimiter: {better!r}"
-    else:
-        fix = "every line has as many fields as the first, which names the columns; mend them or split the file"
+    fix = _fix_of_header(header[0], first) if len(header) == 1 else None
+    fix = fix or "every line has as many fields as the first, which names the columns; mend them or split the file"
     return f"{lines}{more}, line {first} has {len(header)}; {fix}"
 
 
-def _other_delimiter(header: str) -> str | None:
-    return next((candidate for candidate in (";", "\t", "|", ",") if candidate in header), None)
+def _fix_of_header(header: str, first: int) -> str | None:
+    """What to do about a first line that is one column where there should be several."""
+    if header.lower().startswith("sep=") or header.startswith("#"):
+        return f"take out line {first}, which names no columns"
+    other = next((candidate for candidate in (";", "\t", "|", ",") if candidate in header), None)
+    return f"say delimiter: {other!r}" if other else None
 
 
 def _refuse_other_kinds(file: Path, field: str) -> None:
@@ -218,7 +217,7 @@ def _refuse_other_kinds(file: Path, field: str) -> None:
         if head.startswith(magic):
             raise PackError(f"{field}: is {what}")
     marked = any(head.startswith(mark) for mark in _MARKS)
-    if not marked and b"\0" in head[:64]:
+    if not marked and head[:64].count(0) > len(head[:64]) // 4:
         raise PackError(f"{field}: line 1 holds NUL bytes, as UTF-16 without a byte order mark does; save it as UTF-8")
 
 
@@ -252,7 +251,7 @@ def _read_parquet(file: Path, origin: Origin, wanted: Sequence[str], where: str)
     import pyarrow as arrow
     from pyarrow import parquet
 
-    field = f"{where}.file: {visible(str(file))}"
+    field = f"{where}.file: {shown(file)}"
     with file.open("rb") as stream, parquet.ParquetFile(stream) as opened:
         schema = opened.schema_arrow
         places = positions(schema.names, wanted, field)
@@ -266,7 +265,7 @@ def _read_parquet(file: Path, origin: Origin, wanted: Sequence[str], where: str)
         for batch in opened.iter_batches(columns=paths, use_threads=False):
             for name, place in places.items():
                 columns[name] += _plain_arrow(batch.column(schema.names[place]), arrow).to_pylist()
-        return RawTable(visible(file.name), tuple(schema.names), columns, count=opened.metadata.num_rows)
+        return RawTable(shown(file.name), tuple(schema.names), columns, count=opened.metadata.num_rows)
 
 
 def _plain_arrow(values: Any, arrow: Any) -> Any:
@@ -283,7 +282,7 @@ def _read_sqlite(file: Path, origin: Origin, wanted: Sequence[str], where: str) 
     try:
         name, plain = sqlite_table(connection, origin.table, file, where)
         header = [column[0] for column in connection.execute(f"SELECT * FROM {quoted(name)} LIMIT 0").description]
-        field = f"{where}.file: {visible(str(file))}"
+        field = f"{where}.file: {shown(file)}"
         places = positions(header, wanted, field)
         picked = ", ".join(quoted(header[place]) for place in places.values()) or "1"
         order = " NOT INDEXED" if plain else ""  # the table's own order, whatever indexes there are
@@ -299,7 +298,7 @@ def _read_sqlite(file: Path, origin: Origin, wanted: Sequence[str], where: str) 
                 and any("\udc80" <= letter <= "\udcff" for letter in value)
             ):
                 raise PackError(f"{field}: row {number}, column {wanted_name!r}: not UTF-8 text; store it as UTF-8")
-    return RawTable(visible(file.name), tuple(header), columns, count=len(rows))
+    return RawTable(shown(file.name), tuple(header), columns, count=len(rows))
 
 
 def sqlite_connection(file: Path) -> sqlite3.Connection:
@@ -316,7 +315,7 @@ def sqlite_table(connection: sqlite3.Connection, table: str | None, file: Path, 
 
 
 def _read_duckdb(file: Path, origin: Origin, wanted: Sequence[str], where: str) -> RawTable:
-    field = f"{where}.file: {visible(str(file))}"
+    field = f"{where}.file: {shown(file)}"
     with duckdb.connect(str(file.resolve()), read_only=True) as connection:
         source = duckdb_table(connection, None, origin.table, file, where)
         described = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
@@ -325,7 +324,7 @@ def _read_duckdb(file: Path, origin: Origin, wanted: Sequence[str], where: str) 
         picked = ", ".join(plain_sql(quoted(header[place]), types[place]) for place in places.values()) or "1"
         rows = connection.execute(f"SELECT {picked} FROM {source}").fetchall()
     columns = {name: [row[index] for row in rows] for index, name in enumerate(places)}
-    return RawTable(visible(file.name), tuple(header), columns, count=len(rows))
+    return RawTable(shown(file.name), tuple(header), columns, count=len(rows))
 
 
 def duckdb_table(
@@ -356,7 +355,7 @@ def _chosen(table: str | None, names: Sequence[str], file: Path, where: str) -> 
         return names[0]
     if table is None or table not in names:
         asked = "say which table" if table is None else f"no table {table!r}"
-        raise PackError(f"{where}.table: {asked}; {visible(file.name)} holds {', '.join(names) or 'none'}")
+        raise PackError(f"{where}.table: {asked}; {shown(file.name)} holds {', '.join(names) or 'none'}")
     return table
 
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import duckdb
 
-from astra_api.display import visible
 from astra_synth.tables.pack import Column, Origin, Pack, PackError
 from astra_synth.tables.reading import (
     RawRow,
@@ -27,12 +26,14 @@ from astra_synth.tables.reading import (
     plain_sql,
     positions,
     quoted,
+    shown,
     sqlite_connection,
     sqlite_table,
 )
 from astra_synth.tables.values import NO, YES, Value, as_text, boolean_words, number_style, tidy
 
 _BATCH = 100_000
+_CHUNK = 1 << 20
 _SPACE = r"[\t\n\x0b\f\r\x1c-\x1f \x{85}\p{Z}]+"
 _TYPES = {
     "text": "VARCHAR", "boolean": "VARCHAR", "date": "DATE", "time": "TIME", "datetime": "TIMESTAMP",
@@ -70,7 +71,7 @@ class SecondReading:
                 reason = str(error).strip().splitlines()[0]
                 problem = f"the second reading fails where the first did not: {reason}"
                 fix = "write the table plainly (UTF-8, one record a line), or as Parquet"
-                raise PackError(f"{where}.file: {visible(str(file))}: {problem}; {fix}") from None
+                raise PackError(f"{where}.file: {shown(file)}: {problem}; {fix}") from None
             finally:
                 self.connection.execute("DROP VIEW IF EXISTS raw")
                 self.connection.execute("DROP TABLE IF EXISTS held")
@@ -111,13 +112,10 @@ class SecondReading:
     def _csv(self, file: Path, origin: Origin, wanted: Sequence[str], width: int, folder: Path) -> dict[str, str]:
         delimiter, quote = delimiter_of(file, origin), '"' if origin.quote is None else origin.quote
         source = file
-        if encoding_of(file) == "utf-16":
+        if (encoding := encoding_of(file)) == "utf-16" or _lone_returns(file):  # DuckDB reads neither
             source = folder / "table.csv"
-            with (
-                file.open(encoding="utf-16", newline="") as theirs,
-                source.open("w", newline="", encoding="utf-8") as to,
-            ):
-                shutil.copyfileobj(theirs, to)
+            with file.open(encoding=encoding) as theirs, source.open("w", encoding="utf-8") as plain:
+                shutil.copyfileobj(theirs, plain)
         fields = ", ".join(f"'c{index}': 'VARCHAR'" for index in range(width))
         options = (
             f"auto_detect = false, header = false, columns = {{{fields}}}, delim = {_literal(delimiter)}, "
@@ -127,7 +125,7 @@ class SecondReading:
         records = f"FROM read_csv({_literal(_exact(source))}, {options})"
         header = self.connection.execute(f"SELECT * {records} LIMIT 1").fetchone() or ()
         self.connection.execute(f"CREATE VIEW raw AS SELECT * {records} OFFSET 1")
-        places = positions([name or "" for name in header], wanted, visible(str(file)))
+        places = positions([name or "" for name in header], wanted, shown(file))
         return {name: f"c{place}" for name, place in places.items()}
 
     def _stored(self, source: str, wanted: Sequence[str]) -> dict[str, str]:
@@ -145,10 +143,9 @@ class SecondReading:
             table, _ = sqlite_table(theirs, origin.table, file, where)
             header = [column[0] for column in theirs.execute(f"SELECT * FROM {quoted(table)} LIMIT 0").description]
             names = [quoted(header[place]) for place in positions(header, wanted, where).values()]
-            texts = ", ".join(
-                f"CASE typeof({n}) WHEN 'real' THEN printf('%!.17g', {n}) ELSE CAST({n} AS TEXT) END" for n in names
-            )
-            return self._held(theirs.execute(f"SELECT {texts} FROM {quoted(table)}"), wanted)
+            texts = ", ".join(f"iif(typeof({n}) = 'real', {n}, CAST({n} AS TEXT))" for n in names)
+            rows = theirs.execute(f"SELECT {texts} FROM {quoted(table)}")
+            return self._held((list(map(as_text, row)) for row in rows), wanted)
 
     def _held(self, rows: Iterable[Sequence[str | None]], wanted: Sequence[str]) -> dict[str, str]:
         columns = [f"c{index}" for index in range(len(wanted))]
@@ -193,6 +190,20 @@ def _batches(rows: Iterable[Sequence[str | None]]) -> Iterable[list[Sequence[str
             batch = []
     if batch:
         yield batch
+
+
+def _lone_returns(file: Path) -> bool:
+    """Whether some lines end with a carriage return alone, and others do not."""
+    fed = alone = 0
+    last = b""
+    with file.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            text = last + chunk
+            last = text[-1:] if text.endswith(b"\r") else b""
+            text = text[: len(text) - len(last)]
+            fed += text.count(b"\n")
+            alone += text.count(b"\r") - text.count(b"\r\n")
+    return bool(fed and alone + len(last))
 
 
 def _exact(file: Path) -> str:

@@ -52,7 +52,7 @@ class FormatError(ValueError):
 
 def tidy(text: str) -> str:
     """The text with its letters composed (NFC) and every white space a single space."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    return " ".join((text if text.isascii() else unicodedata.normalize("NFC", text)).split())
 
 
 def folded(text: str) -> str:
@@ -306,6 +306,8 @@ def _iso_time(text: str) -> time:
 def _checked_text(text: str) -> str:
     if len(text) > _MAX_TEXT:
         raise Misread(f"text of {len(text)} letters; at most {_MAX_TEXT} can be asked about")
+    if text.isprintable() and "\ufffd" not in text:
+        return text
     for letter in text:
         if letter == "\ufffd":
             raise Misread(f"{text!r} has lost letters (U+FFFD); export it again as UTF-8")
@@ -328,6 +330,8 @@ def _number_fix(text: str) -> str:
         return "say format: '1,234.5' where commas part thousands"
     if re.fullmatch(r"[+-]?\d{1,3}(\.\d{3})*(,\d+)|[+-]?\d+,\d+|[+-]?\d{1,3}(\.\d{3}){2,}", text, re.ASCII):
         return "say format: '1.234,5' where a comma comes before the decimals"
+    if re.fullmatch(r"[+-]?\d{1,3}( \d{3})+(,\d+)?", text, re.ASCII):
+        return "say format: '1 234,5' where spaces part thousands"
     if text.endswith("%"):
         return "make the column percent"
     if any(unicodedata.category(letter) == "Sc" for letter in text):
