@@ -235,7 +235,7 @@ class _TableMaker:
             elif (other := first.setdefault(folded(str(key)), index)) != index:
                 twice.append((other, index))
         name = " and ".join(self._spec.key)
-        unread = bool(self.mistakes)  # a key that cannot be read is told already
+        unread = any(mistake.startswith(f"{self._where}.key:") for mistake in self.mistakes)  # and so told already
         if missing and not unread:
             places = self._raw.place(*missing[:_SHOWN])
             more = f" and {len(missing) - _SHOWN} rows more" if len(missing) > _SHOWN else ""

@@ -28,7 +28,9 @@ _MAX_TEXT = 120
 _INVISIBLE = "\u00ad\u200b\u2060\ufeff"  # letters that no one sees: two names would look alike
 _PLAIN = (str, int, float, Decimal, date, time)  # datetime is a date, bool an int
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
-_EXAMPLE = re.compile(r"(?P<prefix>\D*?)1(?P<thousands>[^\w]?)234(?:(?P<point>[^\w\s])\d+)?(?P<suffix>\D*)", re.ASCII)
+_EXAMPLE = re.compile(
+    r"(?P<prefix>\D*?)1(?P<thousands>[^\w+-]?)234(?:(?P<point>[^\w\s+-])\d+)?(?P<suffix>\D*)", re.ASCII
+)
 _MONEY = re.compile(
     r"(?P<sign>[+-]?)(?P<before>[^\d\s+.,-]{0,4}\.?)\s?(?P<inner>-?)"
     r"(?P<number>(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?)\s?(?P<after>[^\d\s+.,-]{0,4}\.?)",
