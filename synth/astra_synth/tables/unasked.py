@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from astra_synth.tables.dataset import Dataset
-from astra_synth.tables.groups import GroupOperation
 from astra_synth.tables.operation import Operation
 from astra_synth.tables.shard import ShardPlan
 from astra_synth.tables.toolset import ToolsetShape, obstacle, offered_operations, speakable
@@ -93,7 +92,8 @@ def _all(dataset: Dataset) -> Iterator[Subject]:
 
 
 def _subjects(operation: Operation) -> frozenset[Subject]:
+    """What a tool asks about; the column that names its groups is none of it."""
     needs = operation.needs()
-    columns = {Subject(table, column) for table, column in needs.columns}
     groups = {Subject(grouping.table, grouping.column, True) for grouping in needs.groups}
-    return frozenset(columns | groups) if isinstance(operation, GroupOperation) else frozenset(columns)
+    named = {(grouping.table, grouping.column) for grouping in needs.groups}
+    return frozenset(groups | {Subject(table, column) for table, column in needs.columns - named})
