@@ -36,9 +36,9 @@ def synth(
 
     try:
         from astra_synth.accounts import Accounts
+        from astra_synth.output import read_unasked
         from astra_synth.report import write_report
         from astra_synth.run import open_run
-        from astra_synth.table_run import read_unasked
         from astra_synth.teacher import TeacherError
     except ImportError as error:
         raise BadInput(f"astra synth needs {error.name}; install astra-farm[sandbox,synth]") from None

@@ -4,6 +4,7 @@ run.json                     which run and which source it belongs to
 environments/NNNN.yaml       the verified Environments of batch NNNN
 done/NNNN.json               written after it: batch NNNN is complete; holds its rejects and its record
 rejects.jsonl                every astra_api.records.Reject, in order
+unasked.txt                  of a run over tables: what no environment asks about, and why, a line each
 status.json                  the run's status, as SynthesisRun.status
 """
 
@@ -25,6 +26,13 @@ from astra_api.synthesis_run import SynthesisRun, SynthesisRunStatus
 from astra_api.yaml_writing import manifest_text
 
 _OPERATIONAL = ("baseUrl", "apiKeySecret", "concurrency", "timeoutSeconds", "retries", "budget", "price")
+_UNASKED = "unasked.txt"
+
+
+def read_unasked(path: Path) -> list[str]:
+    """What the environments of an output directory never ask about, a line each; empty before the run has ended."""
+    file = path / _UNASKED
+    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,9 @@ class Output:
 
     def write_rejects(self, rejects: Iterable[Reject]) -> None:
         _replace(self.path / "rejects.jsonl", "".join(reject.model_dump_json() + "\n" for reject in rejects))
+
+    def write_unasked(self, lines: Iterable[str]) -> None:
+        _replace(self.path / _UNASKED, "".join(f"{line}\n" for line in lines))
 
     def _marker(self, number: int) -> Path:
         return self.path / "done" / f"{number:04d}.json"

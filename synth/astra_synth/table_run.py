@@ -9,7 +9,6 @@ from typing import Any
 
 from astra_api.canonical import digest
 from astra_api.environment import Environment
-from astra_api.files import replace
 from astra_api.records import Reject
 from astra_api.synthesis_run import EnvironmentSynthesis, SynthesisRun, TablesSource
 from astra_sandbox.interface import Sandbox, SandboxError
@@ -23,15 +22,6 @@ _RETRIES = 3  # times that an environment a verifier rejected is replaced by the
 _AHEAD = 4  # toolsets under way at once
 _SPARE = 20  # toolsets that may come to nothing, besides three for each that is needed
 _BARREN = 20  # toolsets in a row without anything new, after which the tables are taken to give no more
-
-
-UNASKED = "unasked.txt"  # in the output: what no environment asks about, and why
-
-
-def read_unasked(out: Path) -> list[str]:
-    """What a run's environments never ask about, a line each, once it has ended."""
-    file = out / UNASKED
-    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
 
 
 class TableRun:
@@ -72,7 +62,7 @@ class TableRun:
         generator = self.generator
         shape = generator.recipe.shape
         lines = unasked(generator.dataset, generator.plan, shape, maker.tools) if maker.tools else []
-        replace(output.path / UNASKED, "".join(f"{line}\n" for line in lines).encode())
+        output.write_unasked(lines)
 
 
 class ToolsetMaker:

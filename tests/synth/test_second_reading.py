@@ -76,6 +76,12 @@ def test_answers_are_checked_against_the_second_reading(shop: Dataset) -> None:
         check(shop, node)
 
 
+def test_tables_may_have_any_name(write_pack: WritePack) -> None:
+    for name in ("raw", "held", "source", "table", "select"):
+        pack = PACK.replace("\n  maker:", f"\n  {name}:").replace("references: maker", f"references: {name}")
+        assert len(open_tables(path=write_pack(pack.replace("by: maker", f"by: {name}"))).tables[name].rows) == 6
+
+
 TYPED = PACK.replace(
     "      stock: {type: integer, noun: stock, column: in_stock}\n",
     "      stock: {type: integer, noun: stock, column: in_stock}\n"

@@ -6,9 +6,9 @@ import pytest
 
 from astra_api.synthesis_run import SynthesisRun
 from astra_sandbox.interface import Sandbox
+from astra_synth.output import read_unasked
 from astra_synth.report import write_report
 from astra_synth.run import open_run, synthesize
-from astra_synth.table_run import read_unasked
 from astra_synth.tables import Generator, Recipe, ToolsetShape, open_tables
 from astra_synth.tables.unasked import unasked
 

@@ -13,9 +13,9 @@ from astra_api.environment import Environment
 from astra_api.files import replace
 from astra_api.plotting import draw
 from astra_api.records import Reject
+from astra_synth.output import read_unasked
 from astra_synth.report.plots import PLOTS
 from astra_synth.report.reading import Synthesis, read_synthesis
-from astra_synth.table_run import read_unasked
 
 _PLOTS = "plots"
 _EXAMPLES = 8  # of rejects

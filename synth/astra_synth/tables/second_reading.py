@@ -8,9 +8,10 @@ checked against; and they must be the first reading's tables, value by value.
 import math
 import re
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -51,38 +52,22 @@ class SecondReading:
     def read_file(self, name: str, file: Path, width: int, where: str) -> None:
         """Takes a table from its file, whose header has `width` columns. Raises PackError."""
         origin, wanted = self._pack.tables[name].origin, self._wanted(name)
-        with tempfile.TemporaryDirectory() as folder:
+        with ExitStack() as kept:
             try:
-                match kind_of(file):
-                    case "csv":
-                        columns = self._csv(file, origin, wanted, width, Path(folder))
-                    case "parquet":
-                        columns = self._stored(
-                            f"read_parquet({_literal(_exact(file))}, hive_partitioning = false)", wanted
-                        )
-                    case "duckdb":
-                        self.connection.execute(f"ATTACH {_literal(str(file.resolve()))} AS source (READ_ONLY)")
-                        table = duckdb_table(self.connection, "source", origin.table, file, where)
-                        columns = self._stored(table, wanted)
-                    case _:
-                        columns = self._sqlite(file, origin, wanted, where)
-                self._type(name, columns)
-            except (duckdb.Error, OSError) as error:
+                self._type(name, self._columns(file, origin, wanted, width, where, kept))
+            except (duckdb.Error, sqlite3.Error, OSError) as error:
                 reason = str(error).strip().splitlines()[0]
                 problem = f"the second reading fails where the first did not: {reason}"
                 fix = "write the table plainly (UTF-8, one record a line), or as Parquet"
                 raise PackError(f"{where}.file: {shown(file)}: {problem}; {fix}") from None
             finally:
-                self.connection.execute("DROP VIEW IF EXISTS raw")
-                self.connection.execute("DROP TABLE IF EXISTS held")
-                self.connection.execute("DETACH DATABASE IF EXISTS source")
+                self._forget()
 
     def read_rows(self, name: str, rows: Sequence[RawRow]) -> None:
         """Takes a table from the rows of a package."""
         wanted = self._wanted(name)
         self._type(name, self._held(([as_text(row[column]) for column in wanted] for row in rows), wanted))
-        self.connection.execute("DROP VIEW raw")
-        self.connection.execute("DROP TABLE held")
+        self._forget()
 
     def difference(self, name: str, rows: Mapping[Any, Mapping[str, Value]]) -> str | None:
         """How the table differs from the first reading's rows; None where it does not."""
@@ -109,11 +94,31 @@ class SecondReading:
         spec = self._pack.tables[name]
         return list(dict.fromkeys([*spec.key, *(part for c, s in spec.columns.items() for part in s.names(c))]))
 
-    def _csv(self, file: Path, origin: Origin, wanted: Sequence[str], width: int, folder: Path) -> dict[str, str]:
+    def _forget(self) -> None:
+        self.connection.execute("DROP VIEW IF EXISTS _raw")
+        self.connection.execute("DROP TABLE IF EXISTS _held")
+        self.connection.execute("DETACH DATABASE IF EXISTS _source")
+
+    def _columns(
+        self, file: Path, origin: Origin, wanted: Sequence[str], width: int, where: str, kept: ExitStack
+    ) -> dict[str, str]:
+        """Makes the view `_raw` of the file's table; SQL for the text of each wanted column in it."""
+        match kind_of(file):
+            case "csv":
+                return self._csv(file, origin, wanted, width, kept)
+            case "parquet":
+                return self._stored(f"read_parquet({_literal(_exact(file))}, hive_partitioning = false)", wanted)
+            case "duckdb":
+                self.connection.execute(f"ATTACH {_literal(str(file.resolve()))} AS _source (READ_ONLY)")
+                return self._stored(duckdb_table(self.connection, "_source", origin.table, file, where), wanted)
+            case _:
+                return self._sqlite(file, origin, wanted, where)
+
+    def _csv(self, file: Path, origin: Origin, wanted: Sequence[str], width: int, kept: ExitStack) -> dict[str, str]:
         delimiter, quote = delimiter_of(file, origin), '"' if origin.quote is None else origin.quote
         source = file
         if (encoding := encoding_of(file)) == "utf-16" or _lone_returns(file):  # DuckDB reads neither
-            source = folder / "table.csv"
+            source = Path(kept.enter_context(tempfile.TemporaryDirectory())) / "table.csv"
             with file.open(encoding=encoding) as theirs, source.open("w", encoding="utf-8") as plain:
                 shutil.copyfileobj(theirs, plain)
         fields = ", ".join(f"'c{index}': 'VARCHAR'" for index in range(width))
@@ -124,14 +129,14 @@ class SecondReading:
         )
         records = f"FROM read_csv({_literal(_exact(source))}, {options})"
         header = self.connection.execute(f"SELECT * {records} LIMIT 1").fetchone() or ()
-        self.connection.execute(f"CREATE VIEW raw AS SELECT * {records} OFFSET 1")
+        self.connection.execute(f"CREATE VIEW _raw AS SELECT * {records} OFFSET 1")
         places = positions([name or "" for name in header], wanted, shown(file))
         return {name: f"c{place}" for name, place in places.items()}
 
     def _stored(self, source: str, wanted: Sequence[str]) -> dict[str, str]:
         """A source whose columns have names and types."""
-        self.connection.execute(f"CREATE VIEW raw AS SELECT * FROM {source}")
-        described = self.connection.execute("DESCRIBE raw").fetchall()
+        self.connection.execute(f"CREATE VIEW _raw AS SELECT * FROM {source}")
+        described = self.connection.execute("DESCRIBE _raw").fetchall()
         places = positions([row[0] for row in described], wanted, source)
         return {
             name: f"({plain_sql(quoted(described[place][0]), described[place][1])})::VARCHAR"
@@ -149,17 +154,17 @@ class SecondReading:
 
     def _held(self, rows: Iterable[Sequence[str | None]], wanted: Sequence[str]) -> dict[str, str]:
         columns = [f"c{index}" for index in range(len(wanted))]
-        self.connection.execute(f"CREATE TABLE held ({', '.join(f'{column} VARCHAR' for column in columns)})")
+        self.connection.execute(f"CREATE TABLE _held ({', '.join(f'{column} VARCHAR' for column in columns)})")
         lists = ", ".join("unnest(?::VARCHAR[])" for _ in columns)
         for batch in _batches(rows):
             self.connection.execute(
-                f"INSERT INTO held SELECT {lists}", [list(column) for column in zip(*batch, strict=True)]
+                f"INSERT INTO _held SELECT {lists}", [list(column) for column in zip(*batch, strict=True)]
             )
-        self.connection.execute("CREATE VIEW raw AS SELECT * FROM held")
+        self.connection.execute("CREATE VIEW _raw AS SELECT * FROM _held")
         return dict(zip(wanted, columns, strict=True))
 
     def _type(self, name: str, columns: Mapping[str, str]) -> None:
-        """Makes the table: what the texts of `raw` mean."""
+        """Makes the table: what the texts of `_raw` mean."""
         spec = self._pack.tables[name]
         key_type = "BIGINT" if spec.key_type == "integer" else "VARCHAR"
         key = _integer(_tidy(columns[spec.key[0]])) if spec.key_type == "integer" else _joined(spec.key, columns)
@@ -168,7 +173,7 @@ class SecondReading:
             meaning, kind = self._meaning(found, [columns[part] for part in found.names(column)])
             picked.append(f"({meaning})::{kind} AS {quoted(column)}")
         self.connection.execute(
-            f"CREATE TABLE {quoted(name)} AS SELECT * FROM (SELECT {', '.join(picked)} FROM raw) WHERE key IS NOT NULL"
+            f"CREATE TABLE {quoted(name)} AS SELECT * FROM (SELECT {', '.join(picked)} FROM _raw) WHERE key IS NOT NULL"
         )
 
     def _meaning(self, column: Column, parts: Sequence[str]) -> tuple[str, str]:
