@@ -193,6 +193,12 @@ REFUSED: dict[str, tuple[str | bytes | Make, dict[str, Any], str]] = {
         "line 4 has 1 fields, line 1 has 2; every line has as many fields as the first",
     ),
     "delimiters at the ends of rows": ("name,pop\nAlba,1,\n", {}, "line 2 has 3 fields, line 1 has 2"),
+    "a header once more": (ROWS + "name,pop\nCork,3\n", {}, "line 4 names the columns once more; take it out"),
+    "two files with marks": (
+        ROWS.encode("utf-8-sig") + ROWS.replace("A", "C").encode("utf-8-sig"),
+        {},
+        "line 4 names the columns once more",
+    ),
     "a comment": ("# of 2024\n" + ROWS, {}, "line 1 has 1; take out line 1, which names no columns"),
     "a line for Excel": ("sep=;\n" + ROWS.replace(",", ";"), {}, "take out line 1, which names no columns"),
     "semicolons": (ROWS.replace(",", ";"), {}, "line 1 is one column, 'name;pop'; say delimiter: ';'"),

@@ -91,6 +91,7 @@ REFUSED = {
     "a time in a date": ("type: date", ["2024-01-05 10:00:00"], "is no date like 2024-01-05"),
     "the end of the day": ("type: time", ["24:00"], "'24:00' is no time like 14:05"),
     "another zone": ("type: datetime", ["2024-01-05T10:00:00+02:00"], "is no datetime like"),
+    "a missing value, spelt out": ("type: text", ["#N/A", "a"], "how programs write that there is no value; clear it"),
     "other words": ("type: boolean", ["ja"], "'ja' is neither true nor false; say format: with the table's words"),
 }  # fmt: skip
 

@@ -175,6 +175,8 @@ def _parsed(records: Iterator[tuple[int, list[str]]], file: str, wanted: Sequenc
         if len(record) != len(header):
             wrong.append((line, len(record)))
             continue
+        if record[-1] == header[-1] and len(header) > 1 and [record[0].lstrip("\ufeff"), *record[1:]] == header:
+            raise PackError(f"{field}: line {line} names the columns once more; take it out, or split the file there")
         lines.append(line)
         blank = 0 if any(map(str.strip, record)) else blank + 1
         for name, place in places.items():

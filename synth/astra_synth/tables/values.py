@@ -25,6 +25,7 @@ YES = ("true", "t", "yes", "y", "1")
 NO = ("false", "f", "no", "n", "0")
 
 _MAX_TEXT = 120
+_NOTHING = {"NULL", "\\N", "NaN", "#N/A", "#REF!", "#DIV/0!", "#VALUE!", "#NAME?", "#NULL!", "#NUM!"}
 _INVISIBLE = "\u00ad\u200b\u2060\ufeff"  # letters that no one sees: two names would look alike
 _PLAIN = (str, int, float, Decimal, date, time)  # datetime is a date, bool an int
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
@@ -306,6 +307,8 @@ def _iso_time(text: str) -> time:
 
 
 def _checked_text(text: str) -> str:
+    if text in _NOTHING:
+        raise Misread(f"{text!r} is how programs write that there is no value; clear it")
     if len(text) > _MAX_TEXT:
         raise Misread(f"text of {len(text)} letters; at most {_MAX_TEXT} can be asked about")
     if text.isprintable() and "\ufffd" not in text:
