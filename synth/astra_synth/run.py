@@ -5,7 +5,7 @@ answers, whenever and however often it was interrupted.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,9 @@ from astra_api.records import Reject
 from astra_api.synthesis_run import EnvironmentSynthesis, SynthesisRun, SynthesisRunStatus, TablesSource
 from astra_sandbox.interface import Sandbox
 from astra_synth.output import Batch, Done, Output
+from astra_synth.teacher import CallFailed, TeacherUnavailable
 
+_OUTAGE = 8  # batches in a row that end by the endpoint's fault, after which it is taken to be down
 Progress = Callable[[int, int], None]  # environments so far, rejects so far
 OnDone = Callable[[Done], None]  # a batch that is complete, now or since an earlier start
 
@@ -28,11 +30,12 @@ class Maker(Protocol):
         ...
 
     async def make(self, number: int) -> Batch:
-        """One batch. Raises SandboxError and TeacherError for what is no fault of the batch."""
+        """One batch. Raises SandboxError and TeacherError for what is no fault of the batch: of these, CallFailed lets
+        the run go on with others."""
         ...
 
     def accept(self, batch: Batch) -> Batch:
-        """The batch as it is kept, after those before it: called in the order of numbers. May raise like `make`."""
+        """The batch as it is kept, after those accepted and recalled before it."""
         ...
 
     def recall(self, done: Done) -> None:
@@ -88,42 +91,92 @@ async def synthesize(
     """Makes, verifies and writes what is missing of a run; the status it ends with.
 
     Raises BadInput when `out` belongs to another run, SandboxError or TeacherError when these fail: what was complete
-    stays.
+    stays, and what the teacher's endpoint let down is neither complete nor rejected.
     """
     output = Output(out, run, source.identity)
-    count, last = run.spec.count, source.limit(run.spec.count)
-    produced, rejects = 0, list[Reject]()
-    pending: dict[int, asyncio.Task[Batch]] = {}
+    production = Production(run.spec.count, output, progress, on_done)
     try:
         async with source.open(sandbox, output, concurrency) as maker:
-            try:
-                for number in range(last):
-                    for ahead in range(number, min(number + maker.ahead(count - produced), last)):
-                        if ahead not in pending and not output.is_done(ahead):
-                            pending[ahead] = asyncio.create_task(maker.make(ahead))
-                    if number in pending:
-                        batch = maker.accept(await pending.pop(number))
-                        output.write(_cut(batch, count - produced))
-                        done = output.read(number)
-                    else:
-                        done = output.read(number)
-                        maker.recall(done)
-                    produced += done.produced
-                    rejects += done.rejects
-                    on_done(done)
-                    progress(produced, len(rejects))
-                    if produced >= count:
-                        break
-                    if (enough := maker.exhausted) is not None:
-                        rejects.append(enough)
-                        break
-            finally:
-                for task in pending.values():
-                    task.cancel()
-                await asyncio.gather(*pending.values(), return_exceptions=True)
+            known = [number for number in output.completed() if production.recall(maker, number)]
+            missing = sorted(set(range(source.limit(run.spec.count))).difference(known))
+            missed = await production.make(maker, missing)
+            missed = await production.make(maker, missed)  # what let them down may have passed
+            if missed and not production.complete:
+                raise production.let_down(len(missed))
     finally:
-        output.write_rejects(rejects)
-    return output.finish(produced, rejects, produced >= count)
+        output.write_rejects(production.rejects)
+    return output.finish(production.produced, production.rejects, production.complete)
+
+
+class Production:
+    """What a run has made so far, and how it makes the rest."""
+
+    def __init__(self, count: int, output: Output, progress: Progress, on_done: OnDone) -> None:
+        self._count, self._output, self._progress, self._on_done = count, output, progress, on_done
+        self.produced, self.rejects = 0, list[Reject]()
+        self._exhausted = False
+        self._failures: list[CallFailed] = []  # of the latest batches, without a break
+
+    @property
+    def complete(self) -> bool:
+        return self.produced >= self._count
+
+    def recall(self, maker: Maker, number: int) -> bool:
+        """Counts a batch that an earlier start completed, unless it is to be made again."""
+        done = self._output.read(number)
+        if done.record.get("transient"):
+            return False
+        maker.recall(done)
+        self._add(maker, done)
+        return True
+
+    async def make(self, maker: Maker, numbers: Sequence[int]) -> list[int]:
+        """Makes batches in this order until nothing is missing; those that the teacher's endpoint let down.
+
+        Raises TeacherUnavailable when that is too many in a row.
+        """
+        missed: list[int] = []
+        pending: dict[int, asyncio.Task[Batch]] = {}
+        try:
+            for place, number in enumerate(numbers):
+                if self.complete or self._exhausted:
+                    break
+                for ahead in numbers[place : place + maker.ahead(self._count - self.produced)]:
+                    if ahead not in pending:
+                        pending[ahead] = asyncio.create_task(maker.make(ahead))
+                try:
+                    batch = await pending.pop(number)
+                except CallFailed as failure:
+                    missed.append(number)
+                    self._failures.append(failure)
+                    if len(self._failures) >= _OUTAGE:
+                        raise self.let_down(len(self._failures), " in a row") from None
+                    continue
+                self._failures.clear()
+                self._output.write(_cut(maker.accept(batch), self._count - self.produced))
+                self._add(maker, self._output.read(number))
+        finally:
+            for task in pending.values():
+                task.cancel()
+            await asyncio.gather(*pending.values(), return_exceptions=True)
+        return missed
+
+    def let_down(self, items: int, how: str = "") -> TeacherUnavailable:
+        """The error of a run that cannot go on now, with the latest failure."""
+        last = self._failures[-1]
+        return TeacherUnavailable(
+            f"{items} {'items' if items > 1 else 'item'}{how} failed by the endpoint's fault, the last with "
+            f"{last.reason}: {last}; they are tried again when the run goes on"
+        )
+
+    def _add(self, maker: Maker, done: Done) -> None:
+        self.produced += done.produced
+        self.rejects += done.rejects
+        self._on_done(done)
+        self._progress(self.produced, len(self.rejects))
+        if not self.complete and not self._exhausted and (enough := maker.exhausted) is not None:
+            self._exhausted = True
+            self.rejects.append(enough)
 
 
 def _environments(run: SynthesisRun) -> EnvironmentSynthesis:
