@@ -14,8 +14,8 @@ HIDDEN = "***"
 _AROUND = (
     " \t\r\n\v\f\0\ufeff\u200b\u00a0\"'`\u2018\u2019\u201c\u201d"  # what files, editors and shells leave around a key
 )
-_LEAST = 6  # letters; what is shorter is a word, as `none` and `test` are
-_PART = 8  # letters in a row that tell of a secret
+_WORD = 4  # letters; what is shorter is no secret
+_PART = 8  # letters in a row that tell of a secret; what is shorter may be a word, as `none` and `EMPTY` are
 _LONG = 16  # letters; a parameter of a URL that has as many may be a secret, whatever its name
 _NAMES = re.compile(r"key|token|secret|sig|pass|auth|code", re.IGNORECASE)  # of parameters of a URL
 
@@ -48,27 +48,32 @@ def shown_url(url: httpx2.URL) -> str:
 
 
 class Censor:
-    """Takes secrets out of texts."""
+    """Takes secrets out of texts: whole, and the parts of them that endpoints show of a key they refuse."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        self._secrets = [secret for secret in secrets if len(secret) >= _LEAST]
-        written = {form for secret in self._secrets for form in _forms(secret)}
-        self._whole = re.compile("|".join(map(re.escape, sorted(written, key=len, reverse=True))), re.IGNORECASE)
+        known = [secret for secret in secrets if len(secret) >= _WORD]
+        long = [secret for secret in known if len(secret) >= _PART]
+        self._whole = re.compile("|".join(_alternatives(long)))
+        self._words = re.compile("|".join(_alternatives(known)), re.IGNORECASE)
+        self._parts = {secret[at : at + _PART] for secret in long for at in range(len(secret) - _PART + 1)}
 
     def __call__(self, text: str) -> str:
-        """A text without the secrets."""
-        return self._whole.sub(HIDDEN, text) if self._secrets else text
+        """A text without the secrets; but for these it stays as it is, for it may be an answer."""
+        text = self._whole.sub(HIDDEN, text) if self._parts else text
+        if not any(part in text for part in self._parts):
+            return text
+        starts = (start for start in range(len(text)) if text[start : start + _PART] in self._parts)
+        hidden = {place for start in starts for place in range(start, start + _PART)}
+        return "".join(_marked(text, hidden))
 
     def strictly(self, text: str) -> str:
-        """A text without the secrets and without parts of them, as endpoints that shorten a key show it."""
-        text = self(text)
-        hidden = {
-            place
-            for start in range(len(text) - _PART + 1)
-            if any(text[start : start + _PART] in secret for secret in self._secrets)
-            for place in range(start, start + _PART)
-        }
-        return "".join(_marked(text, hidden))
+        """A text that is told to a person, without secrets that might be words, too."""
+        return self._words.sub(HIDDEN, self(text)) if self._words.pattern else text
+
+
+def _alternatives(secrets: list[str]) -> list[str]:
+    written = {form for secret in secrets for form in _forms(secret)}
+    return [re.escape(form) for form in sorted(written, key=len, reverse=True)]
 
 
 def _marked(text: str, hidden: set[int]) -> Iterator[str]:
