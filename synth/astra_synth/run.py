@@ -5,8 +5,10 @@ answers, whenever and however often it was interrupted.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -102,7 +104,7 @@ async def synthesize(
             missed = await production.make(maker, missing)
             missed = await production.make(maker, missed)  # what let them down may have passed
             if missed and not production.complete:
-                raise production.let_down(len(missed))
+                raise production.let_down(missed)
     finally:
         output.write_rejects(production.rejects)
     return output.finish(production.produced, production.rejects, production.complete)
@@ -115,7 +117,8 @@ class Production:
         self._count, self._output, self._progress, self._on_done = count, output, progress, on_done
         self.produced, self.rejects = 0, list[Reject]()
         self._exhausted = False
-        self._failures: list[CallFailed] = []  # of the latest batches, without a break
+        self._failures: dict[int, CallFailed] = {}  # the latest of each batch that was let down
+        self._in_a_row: set[int] = set()  # batches that were let down since one was made
 
     @property
     def complete(self) -> bool:
@@ -131,28 +134,29 @@ class Production:
         return True
 
     async def make(self, maker: Maker, numbers: Sequence[int]) -> list[int]:
-        """Makes batches in this order until nothing is missing; those that the teacher's endpoint let down.
+        """Makes batches, in this order, until nothing is missing; those that the teacher's endpoint let down twice.
 
         Raises TeacherUnavailable when that is too many in a row.
         """
         missed: list[int] = []
-        pending: dict[int, asyncio.Task[Batch]] = {}
+        pending: dict[int, asyncio.Task[Batch]] = {}  # the first of the queue
+        queue = deque(numbers)
         try:
-            for place, number in enumerate(numbers):
-                if self.complete or self._exhausted:
-                    break
-                for ahead in numbers[place : place + maker.ahead(self._count - self.produced)]:
+            while queue and not self.complete and not self._exhausted:
+                for ahead in islice(queue, maker.ahead(self._count - self.produced)):
                     if ahead not in pending:
                         pending[ahead] = asyncio.create_task(maker.make(ahead))
+                number = queue.popleft()
                 try:
                     batch = await pending.pop(number)
                 except CallFailed as failure:
-                    missed.append(number)
-                    self._failures.append(failure)
-                    if len(self._failures) >= _OUTAGE:
-                        raise self.let_down(len(self._failures), " in a row") from None
+                    if number in self._failures:
+                        missed.append(number)
+                    else:
+                        queue.insert(len(pending), number)  # what it has paid for is not to be lost
+                    self._note(number, failure)
                     continue
-                self._failures.clear()
+                self._in_a_row.clear()
                 self._output.write(_cut(maker.accept(batch), self._count - self.produced))
                 self._add(maker, self._output.read(number))
         finally:
@@ -161,13 +165,20 @@ class Production:
             await asyncio.gather(*pending.values(), return_exceptions=True)
         return missed
 
-    def let_down(self, items: int, how: str = "") -> TeacherUnavailable:
-        """The error of a run that cannot go on now, with the latest failure."""
-        last = self._failures[-1]
+    def let_down(self, items: Collection[int], how: str = "") -> TeacherUnavailable:
+        """The error of a run that cannot go on now for these items."""
+        last = next(failure for number, failure in reversed(self._failures.items()) if number in items)
         return TeacherUnavailable(
-            f"{items} {'items' if items > 1 else 'item'}{how} failed by the endpoint's fault, the last with "
+            f"{len(items)} {'items' if len(items) > 1 else 'item'}{how} failed by the endpoint's fault, the last with "
             f"{last.reason}: {last}; they are tried again when the run goes on"
         )
+
+    def _note(self, number: int, failure: CallFailed) -> None:
+        self._failures.pop(number, None)
+        self._failures[number] = failure
+        self._in_a_row.add(number)
+        if len(self._in_a_row) >= _OUTAGE:
+            raise self.let_down(self._in_a_row, " in a row") from None
 
     def _add(self, maker: Maker, done: Done) -> None:
         self.produced += done.produced

@@ -230,7 +230,7 @@ async def test_an_item_that_is_let_down_is_made_later(tmp_path: Path, sandbox: S
         ):
             await make(asking(teacher.url, 4), tmp_path, tmp_path / "out", sandbox)
         tries = sum(tries for request, tries in teacher.seen.items() if "-0002" in request)
-        assert tries == 2 * 2  # with a retry each, and again when the others were made
+        assert tries == 3 * 2  # with a retry each: in its turn, soon after, and when all others were made
     assert (len(records(tmp_path / "out")), rejects(tmp_path / "out")) == (3, [])
     assert not (tmp_path / "out" / "status.json").exists()
     with ScriptedTeacher() as teacher:
@@ -293,6 +293,15 @@ async def test_every_third_answer_is_an_error_in_a_200(tmp_path: Path, sandbox: 
     with ScriptedTeacher(hiccup=3) as teacher:
         status = await make(taught_run(teacher.url, 1, concurrency=1), tmp_path, tmp_path / "out", sandbox)
     assert (status.phase, status.produced, status.rejected) == ("Succeeded", 1, 0)
+
+
+async def test_an_item_that_is_let_down_once_is_gone_on_with(tmp_path: Path, sandbox: Sandbox) -> None:
+    """What it has paid for is not lost, and no other is begun in its place."""
+    write_seeds(tmp_path, range(8))
+    with ScriptedTeacher(hiccup=15) as teacher:
+        await make(taught_run(teacher.url, 2, retries=0), tmp_path, tmp_path / "out", sandbox)
+        assert len({call.item for call in teacher.paid}) == 2
+        assert max(Counter(call.content for call in teacher.paid).values()) == 1
 
 
 async def test_what_an_earlier_version_rejected_by_the_endpoint_s_fault_is_made(
