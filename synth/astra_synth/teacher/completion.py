@@ -64,7 +64,7 @@ class Failure:
     @property
     def declined(self) -> bool:
         """Whether a filter declined the prompt."""
-        return 400 <= self.status < 500 and _DECLINED.search(self.words) is not None
+        return self.status in (400, 403, 422) and _DECLINED.search(self.words) is not None
 
 
 def read(status: int, content: bytes, charset: str | None, hide: Callable[[str], str]) -> Completion | Failure:
@@ -74,7 +74,7 @@ def read(status: int, content: bytes, charset: str | None, hide: Callable[[str],
     body = _parsed(text)
     if not 200 <= status < 300:
         said, words = _told(body, text)
-        return Failure(status, f"HTTP {status} - {said}", words)
+        return Failure(status, f"HTTP {status} - {said}", words, foreign=status < 400)
     if decoded is None:
         return Failure(502, "no chat completion, but bytes that are no UTF-8 text", foreign=True)
     if isinstance(body, dict):

@@ -37,7 +37,7 @@ from astra_synth.teacher.surroundings import certificates_of, proxy_of
 
 _FIRST_WAIT, _LAST_WAIT = 0.5, 8.0  # seconds before a repetition, doubled each time
 _LONGEST_WAIT = 120.0  # seconds of a Retry-After that are waited; one that asks for more is not tried again
-_PASSING = {408, 409, 425, 429}  # besides 500 and more
+_PASSING = {408, 409, 425, 429}  # besides 500 and more, and what is no answer for chats
 _UNUSABLE = {401, 402, 403, 404, 405, 407, 410}  # statuses that every request would get
 _REDIRECTS = 5
 _OPTIONAL = ("response_format", "seed", "temperature")  # what an endpoint may not know; taken out when it says so
@@ -103,7 +103,7 @@ class Endpoint:
                 proxy=httpx2.Proxy(proxy.url) if proxy else None,
                 limits=httpx2.Limits(max_connections=None, max_keepalive_connections=spec.concurrency),
             ),
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers={"Accept": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {}),
             timeout=None,  # that is of a whole call
         )
         self._without: set[str] = set()
@@ -169,7 +169,7 @@ class Endpoint:
         """What a failure means."""
         status, said, hint = failure.status, self._hide.strictly(failure.said), ""
         kind: type[TeacherError] = BadRequest if self._answered else NothingTaken
-        passing = status in _PASSING or status >= 500
+        passing = status in _PASSING or status >= 500 or failure.foreign
         if failure.declined:
             kind = Refused
         elif status in _UNUSABLE or (status == 429 and "insufficient_quota" in failure.words):

@@ -1,9 +1,10 @@
 """An endpoint that answers what a test says, over real HTTP."""
 
+import contextlib
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -68,13 +69,17 @@ class Asked:
     bodies: list[dict[str, Any]] = field(default_factory=list)
 
 
-@contextmanager
-def answering(answer: Callable[[dict[str, Any], int], Say] | Say) -> Iterator[Asked]:
+@contextlib.contextmanager
+def answering(answer: Callable[[dict[str, Any], int], Say] | Say, tls: ssl.SSLContext | None = None) -> Iterator[Asked]:
     """A server on a port of its own. `answer` makes an answer from a request's body and number, from 0."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
+
+        def handle(self) -> None:
+            with contextlib.suppress(ssl.SSLError, ConnectionError):  # of clients that do not trust it
+                super().handle()
 
         def log_message(self, format: str, *args: object) -> None:
             """Silent."""
@@ -99,7 +104,9 @@ def answering(answer: Callable[[dict[str, Any], int], Say] | Say) -> Iterator[As
     lock = threading.Lock()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads, server.block_on_close = True, False
-    asked = Asked(f"http://127.0.0.1:{server.server_address[1]}/v1")
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    asked = Asked(f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_address[1]}/v1")
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

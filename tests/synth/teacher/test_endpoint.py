@@ -1,11 +1,14 @@
 """One endpoint over real HTTP: it is learnt what it does not take, what may pass is tried again, no secret shows."""
 
 import asyncio
+import datetime
 import email.utils
 import gzip
+import ipaddress
 import json
 import logging
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from astra_api.errors import BadInput
 from astra_api.synthesis_run import Teacher as TeacherSpec
@@ -43,7 +49,12 @@ KEY = "sk-canary-0123456789abcdef"
 
 
 async def send(
-    url: str, retries: int = 1, key: str | None = None, waits: list[float] | None = None, **spec: Any
+    url: str,
+    retries: int = 1,
+    key: str | None = None,
+    waits: list[float] | None = None,
+    environ: dict[str, str] | None = None,
+    **spec: Any,
 ) -> Answer:
     """An answer; `waits` takes what was waited, in no time."""
 
@@ -52,7 +63,7 @@ async def send(
             waits.append(seconds)
 
     given = TeacherSpec.model_validate({"base_url": url, "model": "m", "retries": retries, **spec})
-    endpoint = Endpoint(given, key, environ={}, sleep=sleep)
+    endpoint = Endpoint(given, key, environ=environ or {}, sleep=sleep)
     try:
         return await endpoint.send(REQUEST, "name-of-the-request")
     finally:
@@ -373,6 +384,52 @@ async def test_no_answer_and_no_connection() -> None:
             await send(url.replace("http:", "https:"), timeout_seconds=5.0) if False else await send(
                 "http://127.0.0.1:1/v1"
             )
+
+
+async def test_through_a_proxy() -> None:
+    with answering(Say(completion())) as proxy:
+        by = {"HTTP_PROXY": proxy.url.replace("//", f"//user:{KEY}@"), "NO_PROXY": "localhost"}
+        assert (await send("http://teacher.invalid/v1", environ=by)).text == TEXT
+        assert proxy.paths == ["http://teacher.invalid/v1/chat/completions"]
+        assert "Proxy-Authorization" in proxy.headers[0]
+    with answering(Say(f"who is {KEY}?", 407)) as proxy:
+        by = {"http_proxy": proxy.url.replace("//", f"//user:{KEY}@")}
+        with pytest.raises(TeacherUnavailable, match=r"by the proxy of http_proxy\): HTTP 407 - who is \*\*\*\?"):
+            await send("http://teacher.invalid/v1", environ=by)
+    with pytest.raises(TeacherUnavailable, match=r"by the proxy of ALL_PROXY\): .*is the endpoint up"):
+        await send("http://teacher.invalid/v1", environ={"ALL_PROXY": "http://127.0.0.1:1"})
+
+
+def certificate(folder: Path) -> tuple[ssl.SSLContext, Path]:
+    """A server's side of TLS for 127.0.0.1, and the file of its certificate."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .add_extension(x509.BasicConstraints(True, None), True)
+        .sign(key, hashes.SHA256())
+    )
+    file, secret = folder / "cert.pem", folder / "key.pem"
+    file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    plain = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    secret.write_bytes(key.private_bytes(*plain))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file, secret)
+    return context, file
+
+
+async def test_certificates_of_one_s_own(tmp_path: Path) -> None:
+    context, file = certificate(tmp_path)
+    with answering(Say(completion()), context) as asked:
+        assert (await send(asked.url, environ={"SSL_CERT_FILE": str(file)})).text == TEXT
+        with pytest.raises(TeacherUnavailable, match=r"name the certificates of its authority in SSL_CERT_FILE"):
+            await send(asked.url, retries=0)
+        with pytest.raises(CallFailed):  # that speaks http where https is spoken: nothing is an answer
+            await send(asked.url.replace("https", "http"), retries=0)
+    with answering(Say(completion())) as asked, pytest.raises(TeacherUnavailable, match="baseUrl right"):
+        await send(asked.url.replace("http", "https"), retries=0)
 
 
 ECHO = f"you sent Bearer {KEY} and {KEY[:14]}..."
