@@ -50,6 +50,8 @@ def synth(
     try:
         status = asyncio.run(_synthesize(run, source, out, jobs, accounts, err))
     except TeacherError as error:
+        if isinstance(error, BadInput):
+            raise
         problem = f"error: {type(error).__name__}: {error}; the same command goes on from here"
         err.print(problem, markup=False, highlight=False, soft_wrap=True)
         return 1

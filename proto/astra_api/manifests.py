@@ -195,8 +195,15 @@ def _explain(model: type[BaseModel], value: Any, details: ErrorDetails) -> tuple
         case "value_error":
             pass
         case _:
-            message = f"{message[0].lower()}{message[1:]}, not {_described(details['input'])}"
+            given = "a string" if _may_be_secret(details) else _described(details["input"])
+            message = f"{message[0].lower()}{message[1:]}, not {given}"
     return path.rstrip("."), message
+
+
+def _may_be_secret(details: ErrorDetails) -> bool:
+    """Whether a text stands where people put keys and passwords, so that it must not be shown."""
+    places = [str(key).casefold() for key in details["loc"]]
+    return isinstance(details["input"], str) and any("secret" in place or place == "baseurl" for place in places)
 
 
 def _siblings(model: type[BaseModel], loc: tuple[int | str, ...]) -> set[str]:

@@ -4,7 +4,7 @@ import re
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
 from typing_extensions import TypedDict
@@ -15,8 +15,13 @@ GROUP = "astra.farm"
 API_VERSION: Literal["astra.farm/v1alpha1"] = "astra.farm/v1alpha1"
 
 
+class Nullable:
+    """Marks a field in which null is a value like any other, as `nullable` does in a CustomResourceDefinition."""
+
+
 class Resource(BaseModel):
-    """Base of everything in a manifest: camelCase, frozen, closed, and as strict about types as the API server."""
+    """Base of everything in a manifest: camelCase, frozen, closed, and as strict about types as the API server. A field
+    that is null is absent, as it is there, unless null is one of its values."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -26,6 +31,31 @@ class Resource(BaseModel):
         validate_by_name=True,
         validate_by_alias=True,
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _absent(cls, value: Any) -> Any:
+        return _without_nulls(value, cls)
+
+
+def _without_nulls(value: Any, *models: type[Resource]) -> Any:
+    """An object without those of the models' fields that are null."""
+    if not isinstance(value, dict) or None not in value.values():
+        return value
+    dropped = {
+        key
+        for model in models
+        for name, field in model.model_fields.items()
+        if not any(isinstance(mark, Nullable) for mark in field.metadata)
+        for key in (name, field.alias)
+    }
+    return {key: inner for key, inner in value.items() if inner is not None or key not in dropped}
+
+
+def variants(*models: type[Resource]) -> BeforeValidator:
+    """Belongs to a union of models: to the API server it is one object with the fields of all, so that a field of any
+    of them that is null is absent."""
+    return BeforeValidator(lambda value: _without_nulls(value, *models))
 
 
 def _integral(value: Any) -> Any:
@@ -126,7 +156,7 @@ def _check_canonical(value: Any) -> Any:
     return value
 
 
-Json = Annotated[Any, AfterValidator(_check_canonical)]  # any value with canonical JSON
+Json = Annotated[Any, AfterValidator(_check_canonical), Nullable()]  # any value with canonical JSON
 
 
 class ObjectMeta(Resource):
@@ -181,6 +211,10 @@ class ResourceRequirements(TypedDict, total=False):
     request is not given."""
 
 
+def _without_null_fields(value: Any) -> Any:
+    return {key: inner for key, inner in value.items() if inner is not None} if isinstance(value, dict) else value
+
+
 def _check_requests(resources: ResourceRequirements) -> ResourceRequirements:
     limits = resources.get("limits", {})
     for name, request in resources.get("requests", {}).items():
@@ -189,7 +223,9 @@ def _check_requests(resources: ResourceRequirements) -> ResourceRequirements:
     return resources
 
 
-BoundedResources = Annotated[ResourceRequirements, AfterValidator(_check_requests)]
+BoundedResources = Annotated[
+    ResourceRequirements, BeforeValidator(_without_null_fields), AfterValidator(_check_requests)
+]
 
 
 class Selector(Resource):

@@ -16,6 +16,7 @@ from astra_api.resource import (
     Resource,
     Seconds,
     Text,
+    variants,
 )
 
 HOP_LIMIT = 20  # the longest published chain of sub-questions
@@ -186,7 +187,11 @@ class HopRange(Resource):
 class EnvironmentSynthesis(Resource):
     """A synthesis of Environments tells what they are made from and how good they must be."""
 
-    source: Annotated[TablesSource | KnowledgeSource | QuestionsSource, Field(discriminator="type")]
+    source: Annotated[
+        TablesSource | KnowledgeSource | QuestionsSource,
+        Field(discriminator="type"),
+        variants(TablesSource, KnowledgeSource, QuestionsSource),
+    ]
     """Source that the Environments are made from."""
     hops: HopRange = Field(default_factory=HopRange)
     """Range of the number of tool calls that a question takes."""

@@ -20,6 +20,7 @@ from astra_api.resource import (
     Seconds,
     Selector,
     Text,
+    variants,
 )
 from astra_api.rewards import RewardKind
 
@@ -155,7 +156,7 @@ class Sft(Resource):
     """Supervised fine-tuning learns from demonstrations, with a loss on the assistant's tokens alone. Defaults suit 14B
     parameters."""
 
-    dataset: Annotated[GoldDataset | FilesDataset, Field(discriminator="type")]
+    dataset: Annotated[GoldDataset | FilesDataset, Field(discriminator="type"), variants(GoldDataset, FilesDataset)]
     """Dataset that the demonstrations come from."""
     epochs: Count = 2
     """Number of passes that are made over the demonstrations."""

@@ -43,7 +43,7 @@ class ItemRecord(Record):
     stage: str  # the last one it entered
     reason: str | None  # None: it became an environment
     message: str = ""
-    transient: bool = False  # the endpoint's fault
+    transient: bool = False  # the endpoint's fault, as earlier versions recorded it; such an item is made again
     question: str = ""
     steps: int = 0
     hops: int = 0  # steps that need a tool
@@ -62,7 +62,6 @@ def record_of(
     spent: dict[str, Usage],
     reason: str | None = None,
     message: str = "",
-    transient: bool = False,
 ) -> ItemRecord:
     """The record of an item that ended in a stage."""
     plan, instance, environment = item.plan, item.instance, item.environment
@@ -81,7 +80,6 @@ def record_of(
         stage=stage,
         reason=reason,
         message=message,
-        transient=transient,
         question=shown.question if shown else item.wanted.question or "",
         steps=len(shown.steps) if shown else 0,
         hops=hops(environment.spec.steps) if environment else len(called),

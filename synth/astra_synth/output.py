@@ -77,8 +77,9 @@ class Output:
             problem = f"holds another run, which differs in {where}"
             raise BadInput(f"--out {path}: {problem}; choose another directory or remove it")
 
-    def is_done(self, number: int) -> bool:
-        return self._marker(number).exists()
+    def completed(self) -> list[int]:
+        """The numbers of the complete batches, in order."""
+        return sorted(int(file.stem) for file in (self.path / "done").glob("*.json") if file.stem.isdigit())
 
     def write(self, batch: Batch) -> None:
         """First the environments, then the marker: a marker vouches for its file."""
@@ -99,10 +100,6 @@ class Output:
             return Done(number, int(content["produced"]), rejects, dict(content.get("record", {})))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BadInput(f"{file}: cannot be read back: {error}; remove the file to make this batch again") from None
-
-    def forget(self, number: int) -> None:
-        """Makes a batch one that is still to be made."""
-        self._marker(number).unlink(missing_ok=True)
 
     def environments(self, number: int) -> list[Environment]:
         """The environments of a complete batch."""

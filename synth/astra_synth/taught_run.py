@@ -17,9 +17,8 @@ from astra_synth.item import Item, ItemRecord, record_of
 from astra_synth.output import Batch, Done, Output
 from astra_synth.rejection import Rejected
 from astra_synth.stages import DEDUPLICATE, STAGES, Workshop
-from astra_synth.teacher import CallFailed, Teacher, TeacherUnavailable, open_teacher
+from astra_synth.teacher import CallFailed, Teacher, open_teacher
 
-_OUTAGE = 8  # items in a row that end by the endpoint's fault, after which it is taken to be down
 _SEEDS_AN_ITEM = 1024  # model seeds that the questions on one item may use
 
 
@@ -64,14 +63,14 @@ class ItemMaker:
     def __init__(self, source: TaughtRun, teacher: Teacher, sandbox: Sandbox, output: Output) -> None:
         self._source, self._teacher, self._sandbox, self._output = source, teacher, sandbox, output
         self._known = KnownEnvironments(source.wanted.duplicate_similarity)
-        self._outage: list[int] = []  # the latest items, without a break, that the endpoint let down
 
     def ahead(self, room: int) -> int:
         """No more than what is missing: an item that would not be needed is not paid for."""
         return max(1, min(room, self._teacher.author.spec.concurrency))
 
     async def make(self, number: int) -> Batch:
-        """One item. What is wrong with it is a reject; TeacherError and SandboxError that end the run pass through."""
+        """One item. What is wrong with it is a reject; SandboxError, and TeacherError that is not its fault, pass
+        through."""
         run, draw = self._source.run, self._source.seeds.draw(number)
         item = Item(f"{run.metadata.name}-{number:05d}", draw, wanted_of(draw, self._source.wanted))
         enquiry = self._teacher.enquiry((run.spec.seed * 1_000_003 + number) * _SEEDS_AN_ITEM % 2**31)
@@ -81,16 +80,16 @@ class ItemMaker:
             try:
                 await stage(item, shop)
             except (Rejected, CallFailed) as failure:
-                transient = isinstance(failure, CallFailed) and failure.transient
-                return _rejected(number, record_of(item, name, enquiry.spent, failure.reason, str(failure), transient))
+                if isinstance(failure, CallFailed) and failure.transient:
+                    raise
+                return _rejected(number, record_of(item, name, enquiry.spent, failure.reason, str(failure)))
         assert item.environment is not None
         record = record_of(item, DEDUPLICATE, enquiry.spent)
         return Batch(number, (item.environment,), (), record.model_dump(mode="json"))
 
     def accept(self, batch: Batch) -> Batch:
-        """Drops an environment that repeats an earlier one. Raises TeacherUnavailable when the endpoint seems down."""
+        """Drops an environment that repeats an earlier one."""
         record = ItemRecord.model_validate(batch.record)
-        self._heed(batch.number, record)
         for environment in batch.environments:
             if wrong := self._known.duplicate(environment):
                 reason, message = wrong
@@ -99,23 +98,12 @@ class ItemMaker:
         return batch
 
     def recall(self, done: Done) -> None:
-        self._heed(done.number, ItemRecord.model_validate(done.record))
         for environment in self._output.environments(done.number):
             self._known.add(environment)
 
     @property
     def exhausted(self) -> Reject | None:
         return None  # a teacher is asked as often as there are seeds
-
-    def _heed(self, number: int, record: ItemRecord) -> None:
-        self._outage = [*self._outage, number] if record.transient else []
-        if len(self._outage) >= _OUTAGE:
-            for item in self._outage:
-                self._output.forget(item)
-            raise TeacherUnavailable(
-                f"{len(self._outage)} items in a row failed by the endpoint's fault, the last with {record.reason}: "
-                f"{record.message}; they are tried again when the run goes on"
-            )
 
 
 def _rejected(number: int, record: ItemRecord) -> Batch:

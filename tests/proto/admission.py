@@ -1,5 +1,5 @@
-"""What an API server does with a custom resource, as far as a CRD decides it: fields pruned, defaults set, the
-schema and its CEL rules checked. Written for tests, from the Kubernetes documentation; rules run on cel-cpp.
+"""What an API server does with a custom resource, as far as a CRD decides it: fields and nulls pruned, defaults set,
+the schema and its CEL rules checked. Written for tests, from the Kubernetes documentation; rules run on cel-cpp.
 """
 
 import copy
@@ -52,10 +52,10 @@ def _prepared(schema: Schema, value: Any) -> Any:
     made = {}
     for name, inner in properties.items():
         given = value.get(name)
-        if "default" in inner and given is None and not inner.get("nullable"):
-            made[name] = _prepared(inner, copy.deepcopy(inner["default"]))
-        elif name in value:
+        if given is not None or (name in value and inner.get("nullable")):
             made[name] = _prepared(inner, given)
+        elif "default" in inner:
+            made[name] = _prepared(inner, copy.deepcopy(inner["default"]))
     return made
 
 

@@ -112,6 +112,99 @@ def test_a_bad_document_names_file_document_field_and_fix(
     assert "m.yaml: document 2: " in str(error)
 
 
+@pytest.mark.parametrize(
+    ("document", "path"),
+    [
+        (ENVIRONMENT, "metadata.labels"),
+        (ENVIRONMENT, "metadata.annotations"),
+        (ENVIRONMENT, "metadata.finalizers"),
+        (ENVIRONMENT, "metadata.ownerReferences"),
+        (ENVIRONMENT, "metadata.creationTimestamp"),
+        (ENVIRONMENT, "spec.language"),
+        (ENVIRONMENT, "spec.sandbox"),
+        (ENVIRONMENT, "spec.state"),
+        (ENVIRONMENT, "spec.steps.0.dependsOn"),
+        (ENVIRONMENT, "spec.steps.0.match"),
+        (ENVIRONMENT, "status"),
+        (RUN, "spec.rl.steps"),
+        (RUN, "spec.rl.irrelevantTools"),
+        (RUN, "spec.sandboxes"),
+        (changed(RUN, "spec.sandboxes", {}), "spec.sandboxes.resources"),
+        (changed(RUN, "spec.trainer", {"resources": {}}), "spec.trainer.resources.limits"),
+        (changed(RUN, "spec.trainer", {"podTemplate": {"spec": {}}}), "spec.trainer.podTemplate.spec.tolerations"),
+        (SYNTHESIS, "spec.seed"),
+        (SYNTHESIS, "spec.environments.hops"),
+        (SYNTHESIS, "spec.environments.source.toolset"),
+    ],
+)
+def test_a_field_left_empty_is_absent(tmp_path: Path, document: dict[str, Any], path: str) -> None:
+    absent = changed(changed(document, path, None), path, ...)
+    (with_null, without) = load(tmp_path, changed(document, path, None), absent)
+    assert isinstance(with_null, Manifest)
+    assert isinstance(without, Manifest)
+    assert with_null.resource == without.resource
+
+
+@pytest.mark.parametrize(
+    ("document", "path", "value", "field", "message"),
+    [
+        (ENVIRONMENT, "metadata", None, "metadata", "missing: add it"),
+        (ENVIRONMENT, "spec.question", None, "spec.question", "missing: add it"),
+        (ENVIRONMENT, "spec.steps", None, "spec.steps", "missing: add it"),
+        (ENVIRONMENT, "spec.steps.0.call.tool", None, "spec.steps[0].call.tool", "missing: add it"),
+        (SYNTHESIS, "spec.environments.source.type", None, "spec.environments.source", "type"),
+        (ENVIRONMENT, "spec.langauge", None, "spec.langauge", "did you mean language?"),
+        (ENVIRONMENT, "spec.steps", [None], "spec.steps[0]", "not null"),
+        (ENVIRONMENT, "spec.steps.0.dependsOn", [None], "spec.steps[0].dependsOn[0]", "not null"),
+        (ENVIRONMENT, "metadata.labels", {"team": None}, "metadata.labels.team", "not null"),
+        (RUN, "spec.environments", {"selector": {"matchLabels": {"a": None}}}, "spec.environments", "not null"),
+    ],
+)
+def test_a_null_elsewhere_is_refused(
+    tmp_path: Path, document: dict[str, Any], path: str, value: Any, field: str, message: str
+) -> None:
+    (error,) = load(tmp_path, changed(document, path, value))
+    assert isinstance(error, ManifestError)
+    assert error.field.startswith(field)
+    assert message in error.message
+
+
+def test_a_null_that_is_data_stays(tmp_path: Path) -> None:
+    arguments = {"tool": "t", "arguments": {"city": None, "more": {"a": None, "b": [None]}}}
+    document = changed(changed(ENVIRONMENT, "spec.answer", None), "spec.steps.0.answer", None)
+    document = changed(document, "spec.steps.0.call", arguments)
+    document = changed(document, "spec.tools.0.parameters", {"type": "object", "default": None})
+    (manifest,) = load(tmp_path, document)
+    assert isinstance(manifest, Manifest)
+    assert isinstance(manifest.resource, Environment)
+    spec = manifest.resource.spec
+    assert (spec.answer, spec.steps[0].answer) == (None, None)
+    assert spec.steps[0].call is not None
+    assert spec.steps[0].call.arguments == arguments["arguments"]
+    assert spec.tools[0].parameters == {"type": "object", "default": None}
+    template = {"spec": {"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "optional": None}}}]}}
+    (run,) = load(tmp_path, changed(RUN, "spec.trainer", {"podTemplate": template}))
+    assert isinstance(run, Manifest)
+    assert "'optional': None" in str(run.resource.model_dump())
+
+
+@pytest.mark.parametrize(
+    "teacher",
+    [
+        {"baseUrl": "user:sk-canary-0123456789@host/v1", "model": "m"},
+        {"baseUrl": "ftp://sk-canary-0123456789@host/v1", "model": "m"},
+        {"baseUrl": "http://h/v1", "model": "m", "apiKeySecret": "sk-canary-0123456789"},
+        {"baseUrl": "http://h/v1", "model": "m", "apiKeySecret": {"name": ["sk-canary-0123456789"], "key": "k"}},
+        {"baseUrl": "http://h/v1", "model": "m", "apiKey": "sk-canary-0123456789"},
+    ],
+)
+def test_a_key_in_the_wrong_place_is_not_shown(tmp_path: Path, teacher: dict[str, Any]) -> None:
+    found = load(tmp_path, changed(SYNTHESIS, "spec.teacher", teacher))
+    assert found
+    assert all(isinstance(error, ManifestError) for error in found)
+    assert not any("canary" in str(error) for error in found)
+
+
 def test_every_error_of_a_document_is_reported(tmp_path: Path) -> None:
     errors = load(tmp_path, changed(changed(ENVIRONMENT, "spec.answer", ...), "spec.domain", 5))
     assert {error.field for error in errors if isinstance(error, ManifestError)} == {"spec.answer", "spec.domain"}

@@ -21,7 +21,7 @@ from random import Random
 from typing import Any, Self
 
 FAULTS: dict[str, tuple[str, str] | None] = {
-    # (stage, reason) of the reject; None: the item gets through all the same
+    # (stage, reason) of the reject, of a TRANSIENT one of the failure; None: the item gets through all the same
     "malformed": ("plan", "TeacherMalformed"),
     "malformed-once": None,
     "chatter": None,  # good JSON between prose and fences
@@ -29,7 +29,7 @@ FAULTS: dict[str, tuple[str, str] | None] = {
     "refusal": ("plan", "TeacherRefused"),
     "content-filter": ("plan", "TeacherRefused"),
     "length": ("plan", "TeacherCutShort"),
-    "no-completion": ("plan", "TeacherCutShort"),  # 200, and no chat completion in it
+    "no-completion": ("plan", "TeacherServerFailed"),  # 200, and no chat completion in it
     "truncated": ("plan", "TeacherConnectionLost"),  # the connection ends in the middle of the body
     "http-429": ("plan", "TeacherRateLimited"),
     "http-429-once": None,
@@ -78,7 +78,7 @@ FAULTS: dict[str, tuple[str, str] | None] = {
     "duplicate": ("deduplicate", "Duplicate"),
     "idle-change": ("build", "StateUnused"),  # stateful items only
 }
-TRANSIENT = {"truncated", "http-429", "http-500", "timeout"}
+TRANSIENT = {"truncated", "http-429", "http-500", "timeout", "no-completion"}  # the endpoint's: no reject
 
 _TASKS = {
     "Invent a question": "ask",
@@ -534,6 +534,7 @@ class ScriptedTeacher:
     port: int = 0
     latency: float = 0.0
     understands_schemas: bool = True  # else it answers 400 to a response_format
+    hiccup: int = 0  # every so many requests are answered with an error in a 200, as gateways do
     expected_key: str | None = None
     requests: int = 0
 
@@ -596,12 +597,16 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(content)
         with teacher.lock:
             teacher.requests += 1
+            hiccup = teacher.hiccup and teacher.requests % teacher.hiccup == 0
         if self.path != "/v1/chat/completions":
             return self._send(404, json.dumps({"error": {"message": f"no such path: {self.path}"}}))
         if teacher.expected_key and self.headers["Authorization"] != f"Bearer {teacher.expected_key}":
             return self._send(401, json.dumps({"error": {"message": "a wrong key"}}))
         if not teacher.understands_schemas and "response_format" in body:
             return self._send(400, json.dumps({"error": {"message": "unknown parameter: response_format"}}))
+        if hiccup:
+            failed = {"error": {"message": "Provider returned error", "code": 502}}
+            return self._send(200, json.dumps(failed), "Retry-After-Ms")
         request = json.dumps(body, sort_keys=True)
         with teacher.lock:
             tries = teacher.seen.get(request, 0)

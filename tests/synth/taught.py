@@ -33,6 +33,25 @@ def taught_run(url: str, count: int, source: dict[str, Any] | None = None, **cha
     return SynthesisRun.model_validate({"metadata": {"name": "harbours"}, "spec": spec})
 
 
+def write_questions(folder: Path, numbers: Sequence[int]) -> None:
+    """A file with one question for each item, no two of which are alike."""
+    asked = (
+        "How many of them does the harbour Haven-{:04d} have in all?",
+        "Our captain asks about Haven-{:04d}; what would the register tell her?",
+        "For a brochure on seaside towns, please look up Haven-{:04d} and give me the figure.",
+        "Does anybody know what number the office of Haven-{:04d} published?",
+    )
+    lines = [asked[place % len(asked)].format(number) for place, number in enumerate(numbers)]
+    (folder / "questions.txt").write_text("\n".join(lines))
+
+
+def asking(url: str, count: int, **changes: Any) -> SynthesisRun:
+    """A run over `questions.txt`; `changes` go to the teacher."""
+    run = taught_run(url, count, **changes).model_dump(mode="json", by_alias=True)
+    run["spec"]["environments"] = {"source": {"type": "questions", "path": "questions.txt"}}
+    return SynthesisRun.model_validate(run)
+
+
 def contents(out: Path) -> dict[str, bytes]:
     """Every file of an output directory that two equal runs have in common."""
     files = (file for file in sorted(out.rglob("*")) if file.is_file())

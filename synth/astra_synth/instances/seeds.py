@@ -1,12 +1,15 @@
 """What a teacher starts from: knowledge texts, names of domains, or questions, read from the user's files.
 
-    FILE.jsonl    one JSON object a line: {"domain": ..., "text": ...} or {"domain": ..., "question": ...}
-    FILE.txt      questions: one a line; knowledge: one text, its domain the file's name
+    FILE.jsonl    one JSON object a line: {"domain": ..., "text": ...} or {"domain": ..., "question": ...}; or .ndjson
+    FILE.txt      questions: one a line; knowledge: one text, its domain the file's name; or .md
     FOLDER        knowledge only: every .txt and .md in it, a text each
 
-`knowledge_corpus` is read like `text`; a line with a domain and no text asks for the domain alone.
+`knowledge_corpus` is read like `text`; a line with a domain and no text asks for the domain alone. Files are UTF-8, or
+UTF-16 with a byte order mark; the case of a suffix says nothing, and a file with another one is refused.
 """
 
+import codecs
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +23,7 @@ from astra_api.synthesis_run import KnowledgeSource, QuestionsSource
 _FIELD = "spec.environments.source.path"
 _TEXT_FIELDS = ("text", "knowledge", "knowledge_corpus")
 _DOMAIN_LENGTH = 63
+_LINES, _TEXTS = (".jsonl", ".ndjson"), (".txt", ".md")
 
 
 @dataclass(frozen=True)
@@ -68,34 +72,71 @@ def open_seeds(source: KnowledgeSource | QuestionsSource, folder: Path, seed: in
         return Seeds([Seed(_domain(domain), text="") for domain in source.domains], source, seed)
     path = folder / (source.path or "")
     wants = "question" if isinstance(source, QuestionsSource) else "text"
-    try:
-        found = list(dict.fromkeys(_read(path, wants)))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{_FIELD}: {path}: cannot be read: {error}; give a file of {wants}s") from None
+    found = list(dict.fromkeys(_read(path, wants)))
     if not found:
-        raise BadInput(f"{_FIELD}: {path}: holds no {wants}; give at least one")
+        kinds = f" ({' or '.join(_TEXTS)})" if path.is_dir() else ""
+        raise BadInput(f"{_FIELD}: {path}: holds no {wants}{kinds}; give at least one")
     return Seeds(found, source, seed)
 
 
 def _read(path: Path, wants: str) -> Iterator[Seed]:
+    kind = path.suffix.lower()
     if path.is_dir():
         if wants == "question":
             raise BadInput(f"{_FIELD}: {path}: is a folder; give a .jsonl or .txt of questions")
-        for file in sorted(file for file in path.iterdir() if file.suffix in (".txt", ".md")):
+        for file in sorted(file for file in path.iterdir() if _is_text(file)):
             yield from _text_of(file)
-    elif path.suffix == ".jsonl":
-        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    elif kind in _LINES:
+        for number, line in enumerate(_content(path).split("\n"), start=1):
             if line.strip():
                 yield _seed(line, wants, f"{path} line {number}")
-    elif wants == "question":
-        lines = (line.strip() for line in path.read_text(encoding="utf-8").split("\n"))
-        yield from (Seed("general", question=line) for line in lines if line)
-    else:
+    elif wants == "question" and kind == ".txt":
+        for number, line in enumerate(_content(path).split("\n"), start=1):
+            if question := line.strip():
+                _refuse_json(question, f"{path} line {number}")
+                yield Seed("general", question=question)
+    elif wants == "text" and kind in _TEXTS:
         yield from _text_of(path)
+    else:
+        known = (*_LINES, ".txt") if wants == "question" else (*_LINES, *_TEXTS)
+        problem = f"is of no known kind ({', '.join(known)})" if path.exists() else "does not exist, so cannot be read"
+        raise BadInput(f"{_FIELD}: {path}: {problem}; give a file of {wants}s, in a .jsonl one JSON object a line")
+
+
+def _is_text(file: Path) -> bool:
+    """Whether a file of a folder is a text, and none that a system hides beside it (`._notes.txt`)."""
+    return file.suffix.lower() in _TEXTS and not file.name.startswith(".") and file.is_file()
+
+
+def _content(file: Path) -> str:
+    """The text of a file, without its byte order mark, its lines ended by line feeds. Raises BadInput."""
+    try:
+        data = file.read_bytes()
+        wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+    except OSError as error:
+        raise BadInput(f"{_FIELD}: {file}: cannot be read: {error.strerror}; give a file that can be") from None
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        problem = f"cannot be read: byte {error.start + 1} (line {line}) is not UTF-8"
+        raise BadInput(f"{_FIELD}: {file}: {problem}; save it as UTF-8 text") from None
+    if "\0" in text:
+        raise BadInput(f"{_FIELD}: {file}: is no text: it holds a NUL; save it as UTF-8 text")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _refuse_json(line: str, where: str) -> None:
+    """Raises BadInput for an object of JSON, which is no question but may hold one."""
+    if line.startswith("{"):
+        try:
+            parse_json(line)
+        except NotCanonicalError:
+            return
+        raise BadInput(f"{where}: is a JSON object, not a question; name the file .jsonl")
 
 
 def _text_of(file: Path) -> Iterator[Seed]:
-    if text := file.read_text(encoding="utf-8").strip():
+    if text := _content(file).strip():
         yield Seed(_domain(file.stem.replace("_", " ").replace("-", " ")), text=text)
 
 
@@ -122,6 +163,8 @@ def _field(value: dict[str, Any], name: str, where: str) -> str:
     found = value.get(name) or ""
     if not isinstance(found, str):
         raise BadInput(f"{where}: {name} is {type(found).__name__}; write a text")
+    if re.search("[\ud800-\udfff]", found):
+        raise BadInput(f"{where}: {name} holds half of a character (\\ud800 to \\udfff); write the whole of it")
     return found.strip()
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -14,8 +13,10 @@ from astra_api.records import Record
 from astra_api.synthesis_run import Teacher as TeacherSpec
 from astra_api.synthesis_run import TeacherBudget
 from astra_synth.teacher.calls import Call, Calls
-from astra_synth.teacher.endpoint import Answer, Endpoint
+from astra_synth.teacher.completion import FILTER, LENGTH
+from astra_synth.teacher.endpoint import Answer, Endpoint, most_tokens
 from astra_synth.teacher.errors import BudgetExhausted, CallFailed, CutShort, Malformed, Refused, Unusable
+from astra_synth.teacher.keys import read_key
 from astra_synth.teacher.prompt import Prompt, Reply
 
 TEACHER_KEY, JUDGE_KEY = "ASTRA_TEACHER_API_KEY", "ASTRA_JUDGE_API_KEY"
@@ -49,8 +50,9 @@ class Usage(Record):
 class Budget:
     """What is left to spend. A call is let through only when it fits even if it uses all the tokens it may."""
 
-    def __init__(self, limits: TeacherBudget, spent: Usage) -> None:
+    def __init__(self, limits: TeacherBudget, spent: Usage, field: str = "spec.teacher") -> None:
         self._limits, self._calls, self._tokens = limits, spent.calls, spent.tokens
+        self._field = f"{field}.budget"
         self._start = time.monotonic()
 
     @contextlib.contextmanager
@@ -58,14 +60,14 @@ class Budget:
         """Holds one call of at most so many tokens; yields how to say what it came to. Raises BudgetExhausted."""
         limits = self._limits
         if limits.calls is not None and self._calls >= limits.calls:
-            raise BudgetExhausted(f"spec.teacher.budget.calls: all {limits.calls} are spent")
+            raise BudgetExhausted(f"{self._field}.calls: all {limits.calls} are spent")
         if limits.tokens is not None and self._tokens + tokens > limits.tokens:
             left = max(0, limits.tokens - self._tokens)
             raise BudgetExhausted(
-                f"spec.teacher.budget.tokens: {left} of {limits.tokens} are left, and the next call may use {tokens}"
+                f"{self._field}.tokens: {left} of {limits.tokens} are left, and the next call may use {tokens}"
             )
         if limits.seconds is not None and time.monotonic() - self._start >= limits.seconds:
-            raise BudgetExhausted(f"spec.teacher.budget.seconds: {limits.seconds:g} s have passed")
+            raise BudgetExhausted(f"{self._field}.seconds: {limits.seconds:g} s have passed")
         self._calls, self._tokens = self._calls + 1, self._tokens + tokens
         used = [0, 0]  # calls, tokens
         try:
@@ -77,14 +79,16 @@ class Budget:
 class Desk:
     """One endpoint with its budget and a limit of calls under way; the teacher's, or the judge's."""
 
-    def __init__(self, spec: TeacherSpec, key: str | None, calls: Calls) -> None:
+    def __init__(
+        self, spec: TeacherSpec, key: str | None, calls: Calls, field: str, environ: Mapping[str, str]
+    ) -> None:
         self.spec, self._calls = spec, calls
-        self._endpoint = Endpoint(spec, key)
+        self._endpoint = Endpoint(spec, key, field, environ)
         spent = Usage()
         if spec.budget.calls is not None or spec.budget.tokens is not None:
             mine = (call for call in calls if call.request.get("model") == spec.model)
             spent = sum((usage_of(call.answer, spec) for call in mine), spent)
-        self._budget = Budget(spec.budget, spent)
+        self._budget = Budget(spec.budget, spent, field)
         self._gate = asyncio.Semaphore(spec.concurrency)
         self._under_way: dict[str, asyncio.Task[Answer]] = {}
 
@@ -110,8 +114,7 @@ class Desk:
 
     async def _pay(self, prompt: str, request: dict[str, Any], key: str) -> Answer:
         async with self._gate:
-            most = len(json.dumps(request)) + self.spec.max_tokens  # a token has at least a byte
-            with self._budget.reserve(most) as spend:
+            with self._budget.reserve(sum(most_tokens(request))) as spend:
                 start = time.monotonic()
                 answer = await self._endpoint.send(request, key)
                 spend(answer)
@@ -175,9 +178,10 @@ class Enquiry:
 
 
 def _read(prompt: Prompt[R], answer: Answer) -> R:
-    if answer.refusal or answer.finish == "content_filter":
-        raise Refused(f"{prompt.name}: {answer.refusal or 'stopped by a content filter'}"[:500])
-    if answer.finish != "stop":
+    finish = answer.finish.casefold()
+    if answer.refusal or finish in FILTER:
+        raise Refused(f"{prompt.name}: {answer.refusal or f'stopped by a content filter ({answer.finish})'}"[:500])
+    if finish in LENGTH:
         raise CutShort(f"{prompt.name}: the answer ended early ({answer.finish})")
     try:
         return prompt.read(answer.text)
@@ -207,14 +211,15 @@ async def open_teacher(
     environ: Mapping[str, str] = os.environ,
 ) -> AsyncIterator[Teacher]:
     """A teacher whose answers are kept in `directory`. Keys come from the environment, as a Secret would set them.
+    Raises Misconfigured, which shows none of them.
 
     On leaving, calls under way are waited for and kept.
     """
     calls = Calls(directory)
-    key = environ.get(TEACHER_KEY)
-    desks = [Desk(author, key, calls)]
+    key = read_key(environ, TEACHER_KEY)
+    desks = [Desk(author, key, calls, "spec.teacher", environ)]
     if judge is not None:
-        desks.append(Desk(judge, environ.get(JUDGE_KEY) or key, calls))
+        desks.append(Desk(judge, read_key(environ, JUDGE_KEY) or key, calls, "spec.judge", environ))
     try:
         yield Teacher(desks[0], desks[-1], reasks)
     finally:

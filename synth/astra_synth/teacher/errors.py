@@ -2,10 +2,12 @@
 
 TeacherError
 +-- TeacherUnavailable    the endpoint cannot be used at all: the run stops, and goes on another time
+|   +-- Misconfigured     by what the user set: a key, an address, a proxy, a certificate
 +-- BudgetExhausted       the next call could exceed the budget: the run stops
 +-- CallFailed            this question came to nothing, after retries: the item is rejected with `reason`
-    +-- RateLimited, ServerFailed, TimedOut, ConnectionLost     the endpoint's fault: `transient`
+    +-- RateLimited, ServerFailed, TimedOut, ConnectionLost     the endpoint's fault: `transient`, no reject
     +-- BadRequest        the endpoint does not take the request (a prompt that is too long, say)
+    |   +-- NothingTaken  nor has it taken any other yet, so that it may be the endpoint's fault: `transient`
     +-- Refused           the model, or a filter, declined
     +-- CutShort          the answer ended before its end
     +-- Malformed         the answer is not the JSON that was asked for, after re-asks
@@ -14,13 +16,19 @@ TeacherError
 
 from typing import ClassVar
 
+from astra_api.errors import BadInput
+
 
 class TeacherError(Exception):
     """Base."""
 
 
 class TeacherUnavailable(TeacherError):
-    """No connection, a key that is refused, an unknown model, or one failed call after another."""
+    """No connection, a key that is refused, an unknown model, no chat completions, or one failed call after another."""
+
+
+class Misconfigured(TeacherUnavailable, BadInput):
+    """A setting that no call can be made with: bad input, and a teacher that cannot be used."""
 
 
 class BudgetExhausted(TeacherError):
@@ -56,6 +64,10 @@ class ConnectionLost(CallFailed):
 
 class BadRequest(CallFailed):
     reason = "TeacherBadRequest"
+
+
+class NothingTaken(BadRequest):
+    transient = True
 
 
 class Refused(CallFailed):

@@ -51,7 +51,10 @@ class Prompt(Generic[R]):
     def read(self, text: str) -> R:
         """The reply in a text. Raises Malformed, saying what is wrong in words that a model can act on."""
         try:
-            return self.reply.model_validate(parse_json(_json_part(text)))
+            value = parse_json(_json_part(text))
+            if _GARBLED.search(json.dumps(value, ensure_ascii=False)):
+                raise Malformed("it holds a character that could not be decoded (U+FFFD, or half of a pair)")
+            return self.reply.model_validate(value)
         except NotCanonicalError as error:
             raise Malformed(f"no JSON object could be read: {error}") from None
         except ValidationError as error:
@@ -61,17 +64,33 @@ class Prompt(Generic[R]):
             raise Malformed("; ".join(faults)) from None
 
 
-_THINKING = re.compile(r"^.*?</think>", re.DOTALL)
-_FENCED = re.compile(r"```(?:json)?\s*\n(.*?)\n\s*```", re.DOTALL)
+_GARBLED = re.compile("[\ud800-\udfff\ufffd]")
+_THOUGHT = re.compile(r"</think(?:ing)?>|\[/THINK\]")  # where thoughts end
+_FENCED = re.compile(r"```\w*\s*\n(.*?)\n\s*```", re.DOTALL)
 
 
 def _json_part(text: str) -> str:
     """What of an answer is meant to be JSON: without thoughts, fences and chatter around it. It is never completed."""
-    text = _THINKING.sub("", text, count=1) if "</think>" in text else text
+    ends = [0, *(match.end() for match in _THOUGHT.finditer(text))]
+    parts = [_unwrapped(text[end:]) for end in reversed(ends)]
+    if text.rfind("}") < ends[-1]:  # nothing came after the thoughts, and they are no answer
+        return parts[0]
+    return next(filter(_is_json, parts), parts[0])  # the mark may stand in a text of the answer, too
+
+
+def _unwrapped(text: str) -> str:
     if not text.lstrip().startswith("{") and (fenced := _FENCED.findall(text)):
         text = fenced[-1]
     start, end = text.find("{"), text.rfind("}")
     return text[start : end + 1] if 0 <= start < end else text
+
+
+def _is_json(text: str) -> bool:
+    try:
+        parse_json(text)
+    except NotCanonicalError:
+        return False
+    return True
 
 
 def _plain(schema: Any, definitions: dict[str, Any]) -> Any:

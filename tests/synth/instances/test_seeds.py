@@ -79,6 +79,75 @@ def test_bad_files_are_named(name: str, tmp_path: Path) -> None:
     assert message in str(caught.value)
 
 
+LINES = '{"domain": "travel", "question": "Where is 0?"}\n{"domain": "travel", "question": "Where is ä?"}\n'
+PLAIN = "Where is 0?\nWhere is ä?\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("q.jsonl", LINES.encode()),
+        ("q.JSONL", LINES.encode()),
+        ("q.ndjson", LINES.encode()),
+        ("q.jsonl", LINES.encode("utf-8-sig")),
+        ("q.jsonl", LINES.replace("\n", "\r\n").encode("utf-16")),
+        ("q.txt", PLAIN.encode("utf-8-sig")),
+        ("Q.TXT", PLAIN.encode()),
+        ("q.txt", PLAIN.replace("\n", "\r\n").encode("utf-16")),
+        ("q.txt", PLAIN.replace("\n", "\r").encode()),
+    ],
+)
+def test_kinds_and_encodings_of_questions(name: str, data: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(data)
+    seeds = open_seeds(QuestionsSource(type="questions", path=name), tmp_path, 0)
+    assert {seed.question for seed in drawn(seeds, 2)} == {"Where is 0?", "Where is ä?"}
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("q.json", b'[{"question": "Where?"}]', r"q\.json: is of no known kind \(\.jsonl, \.ndjson, \.txt\)"),
+        ("q.csv", b"domain,question\n", "of no known kind"),
+        ("q.CSV", b"domain,question\n", "of no known kind"),
+        ("q.jsonl.gz", b"\x1f\x8b", "of no known kind"),
+        ("q.pdf", b"%PDF-1.7", "of no known kind"),
+        ("q.md", b"Where?", "of no known kind"),
+        ("q", b"Where?", "of no known kind"),
+        ("q.txt", b'{"question": "Where?"}\n', r"q\.txt line 1: is a JSON object.*name the file \.jsonl"),
+        ("q.txt", "Where?\nWo ist Ä?".encode("latin-1"), r"byte 15 \(line 2\) is not UTF-8; save it as UTF-8"),
+        ("q.txt", b"Where?\0\0", "holds a NUL"),
+        ("q.txt", b"\xff\xfeW", "is not UTF-8"),
+        ("q.jsonl", b'{"question": "Where is \\ud83d?"}', "line 1: question holds half of a character"),
+        ("none.csv", None, "does not exist"),
+    ],
+)  # fmt: skip
+def test_a_file_of_another_kind_is_refused(name: str, data: bytes | None, message: str, tmp_path: Path) -> None:
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(BadInput, match=message):
+        open_seeds(QuestionsSource(type="questions", path=name), tmp_path, 0)
+
+
+def test_what_a_system_hides_in_a_folder_is_no_text(tmp_path: Path) -> None:
+    for name, data in (
+        ("NOTES.TXT", b"\xef\xbb\xbfA note."),
+        ("._NOTES.TXT", b"\0\x05\x16\x07"),
+        (".hidden.md", b"no"),
+        ("a.json", b"[]"),
+    ):
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "folder.txt").mkdir()
+    assert drawn(open_seeds(knowledge(path="."), tmp_path, 0), 1) == {Seed("NOTES", "A note.")}
+    (tmp_path / "NOTES.TXT").unlink()
+    with pytest.raises(BadInput, match=r"holds no text \(\.txt or \.md\)"):
+        open_seeds(knowledge(path="."), tmp_path, 0)
+    (tmp_path / "wide.txt").write_bytes(b"a\xe4b")
+    with pytest.raises(BadInput, match=r"wide\.txt: cannot be read: byte 2"):
+        open_seeds(knowledge(path="."), tmp_path, 0)
+    with pytest.raises(BadInput, match=r"a\.json: is of no known kind \(\.jsonl, \.ndjson, \.txt, \.md\)"):
+        open_seeds(knowledge(path="a.json"), tmp_path, 0)
+
+
 def test_missing_and_unfit_paths(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"spec\.environments\.source\.path: .*cannot be read"):
         open_seeds(knowledge(path="none.jsonl"), tmp_path, 0)

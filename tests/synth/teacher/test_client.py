@@ -11,7 +11,7 @@ from astra_api.synthesis_run import HopRange
 from astra_api.synthesis_run import Teacher as TeacherSpec
 from astra_synth.instances.checks import Wanted
 from astra_synth.instances.plan import ASK, Plan
-from astra_synth.teacher import BudgetExhausted, CallFailed, TeacherUnavailable, Unusable, open_teacher
+from astra_synth.teacher import BudgetExhausted, TeacherError, TeacherUnavailable, Unusable, open_teacher
 from astra_synth.teacher.errors import (
     ConnectionLost,
     CutShort,
@@ -41,7 +41,7 @@ def kept(folder: Path) -> list[Path]:
     return sorted(folder.glob("??/*.json"))
 
 
-FAILURES: dict[str, tuple[type[CallFailed], str, int]] = {  # fault -> error, message, requests
+FAILURES: dict[str, tuple[type[TeacherError], str, int]] = {  # fault -> error, message, requests
     "http-429": (RateLimited, "429.*tried 2 times", 2),
     "http-500": (ServerFailed, "500.*tried 2 times", 2),
     "truncated": (ConnectionLost, "tried 2 times", 2),
@@ -49,7 +49,7 @@ FAILURES: dict[str, tuple[type[CallFailed], str, int]] = {  # fault -> error, me
     "refusal": (Refused, "I cannot help", 1),
     "content-filter": (Refused, "content filter", 1),
     "length": (CutShort, "ended early", 2),
-    "no-completion": (CutShort, "no chat completion", 1),
+    "no-completion": (TeacherUnavailable, r"no chat completion.*tried 2 times; is spec\.teacher\.baseUrl right\?", 2),
     "malformed": (Malformed, "no JSON object could be read", 2),
     "wrong-form": (Malformed, "question: Field required", 2),
 }

@@ -106,7 +106,12 @@ def test_schema_and_record_take_the_same_answers(name: str) -> None:
 WRAPPED = {
     "plain": "{}",
     "fenced": "Here it is:\n```json\n{}\n```\nDone.",
+    "fenced as code": "Here:\n```JSON5\n{}\n```\nWhere {{}} is.",
     "thoughts": "<think>Maybe {{}}?</think>\n{}",
+    "two thoughts": "<think>Maybe {{}}? </think> no.\n</think>\n\n{}",
+    "thoughts without a beginning": "hm, {{}} so\n</think>\n\n{}",
+    "other thoughts": "[THINK]{{}}[/THINK]{}",
+    "byte order mark": "\ufeff{}",
     "chatter": "Sure! {} That is all.",
 }
 
@@ -124,6 +129,18 @@ def test_what_stands_around_an_answer_is_passed_over(name: str) -> None:
      '{"arguments": {}, "arguments": {"a": 1}}', '{"arguments": {"a": 1e999}}'],
 )  # fmt: skip
 def test_what_is_no_answer_is_never_made_one(text: str) -> None:
+    with pytest.raises(Malformed):
+        PROMPTS["gold_call"].read(text)
+
+
+def test_the_mark_of_thoughts_may_stand_in_an_answer() -> None:
+    good = {"arguments": {"html": "a </think> b {c} </think>"}}
+    for text in (json.dumps(good), f"<think>hm</think>{json.dumps(good)}"):
+        assert PROMPTS["gold_call"].read(text).model_dump(mode="json") == good
+
+
+@pytest.mark.parametrize("text", ['<think>{"arguments": {}}</think>', '{"arguments": {}} hm </think>\n'])
+def test_thoughts_are_no_answer(text: str) -> None:
     with pytest.raises(Malformed):
         PROMPTS["gold_call"].read(text)
 
