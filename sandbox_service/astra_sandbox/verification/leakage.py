@@ -17,12 +17,10 @@ from typing import Any, NamedTuple
 
 from astra_api.environment import EnvironmentSpec, Tool
 from astra_api.matching import fold, matches
+from astra_sandbox.verification.mentions import number_mentions, plain, significant, spaceless, text_mentions
 from astra_sandbox.verification.verdict import Finding, Reason
 
-_NEVER = {"", "yes", "no", "true", "false", "none", "null", "unknown"}
-_NUMERAL = re.compile(
-    r"(?<![\w.])[-+]?(?:\d{1,3}(?:[,_ \u00a0\u202f]\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?(?!\w|\.\d)"
-)
+NEVER = {"", "yes", "no", "true", "false", "none", "null", "unknown"}
 _ANNOUNCED = (
     r"(?i:\b(?:answers?|returns?|returned|results?|gives?|yields?|outputs?|equals?|always|solution)"
     r"(?:\s+(?:is|are|be|to|the|a|with|by|always|value|of|exactly|simply))*\s*[:=]?\s*[\"'`(]*)"
@@ -72,7 +70,7 @@ def _golds(spec: EnvironmentSpec) -> Iterator[Gold]:
     for index, step in enumerate(spec.steps):
         if step.call is None:
             continue
-        given = list(_scalars(step.call.arguments))
+        given = list(scalars(step.call.arguments))
         chosen = any(matches(value, step.answer, "text") or matches(value, step.answer) for value in given)
         if step.matches(spec.answer):
             ends.add(step.call.tool)
@@ -102,19 +100,19 @@ def _schema_surfaces(schema: Any, field: str) -> Iterator[Surface]:
         elif keyword in _TEXT_KEYWORDS and isinstance(value, str):
             yield Surface(here, value, (), "text")
         elif keyword in _VALUE_KEYWORDS:
-            yield Surface(here, "", tuple(_scalars(value)), "text")
+            yield Surface(here, "", tuple(scalars(value)), "text")
         elif keyword == "enum" and isinstance(value, list):
-            yield Surface(here, "", tuple(_scalars(value)), "enum")
+            yield Surface(here, "", tuple(scalars(value)), "enum")
         elif keyword not in {"type", "required", "format", "$ref", "$schema", "$id"}:
             yield from _schema_surfaces(value, here)
 
 
 def _stands(answer: Any, tolerance: float, surface: Surface) -> bool:
     if isinstance(answer, list | dict):
-        parts = [part for part in _scalars(answer) if not isinstance(part, bool) and part is not None]
+        parts = [part for part in scalars(answer) if not isinstance(part, bool) and part is not None]
         told = [_stands(part, 0.0, surface) for part in parts]
         return bool(told) and all(told)
-    if answer is None or isinstance(answer, bool) or fold(str(answer)) in _NEVER:
+    if answer is None or isinstance(answer, bool) or fold(str(answer)) in NEVER:
         return False
     if matches(answer, answer, "numeric"):  # a number, or a numeral in a string
         return _number_stands(answer, tolerance, surface)
@@ -122,28 +120,24 @@ def _stands(answer: Any, tolerance: float, surface: Surface) -> bool:
 
 
 def _number_stands(answer: Any, tolerance: float, surface: Surface) -> bool:
-    told = [text for value in surface.values for text in ([str(value)] if not isinstance(value, bool) else [])]
-    for text in [surface.text, *told]:
-        for numeral in _NUMERAL.finditer(text):
-            digits = re.sub(r"[,_ \u00a0\u202f]", "", numeral[0])
-            telling = len(_significant(digits)) >= _MIN_LENGTH
-            if matches(digits, answer, "numeric", tolerance if telling else 0.0) and (
-                telling or _announced(numeral[0], text)
-            ):
+    for text in _texts(surface):
+        for mention in number_mentions(answer, text, tolerance):
+            if len(significant(mention.digits)) >= _MIN_LENGTH:
+                return True
+        for mention in number_mentions(answer, text):
+            if _announced(plain(text)[mention.start : mention.end], plain(text)):
                 return True
     return False
 
 
 def _text_stands(answer: str, surface: Surface) -> bool:
-    wanted = fold(answer)
-    spaced = any(ord(char) > 0x2E7F for char in wanted)  # scripts that write no spaces between words
-    if len(wanted) < _MIN_LENGTH and not spaced:
+    if len(fold(answer)) < _MIN_LENGTH and not spaceless(answer):
         return _announced(answer, surface.text)
-    for text in [surface.text, *(str(value) for value in surface.values)]:
-        folded = fold(text)
-        if (wanted in folded) if spaced else f" {wanted} " in f" {folded} ":
-            return True
-    return False
+    return any(True for text in _texts(surface) for _ in text_mentions(answer, text))
+
+
+def _texts(surface: Surface) -> list[str]:
+    return [surface.text, *(str(value) for value in surface.values if not isinstance(value, bool))]
 
 
 def _announced(answer: str, text: str) -> bool:
@@ -151,17 +145,13 @@ def _announced(answer: str, text: str) -> bool:
     return re.search(_ANNOUNCED + re.escape(answer) + _END, text) is not None and answer not in ("0", "1")
 
 
-def _significant(numeral: str) -> str:
-    """The digits that carry information: no sign, point, exponent or leading zeros."""
-    return re.sub(r"[eE].*|\D", "", numeral).lstrip("0")
-
-
-def _scalars(value: Any) -> Iterator[Any]:
+def scalars(value: Any) -> Iterator[Any]:
+    """Every scalar in a JSON value."""
     if isinstance(value, list):
         for item in value:
-            yield from _scalars(item)
+            yield from scalars(item)
     elif isinstance(value, Mapping):
         for item in value.values():
-            yield from _scalars(item)
+            yield from scalars(item)
     else:
         yield value

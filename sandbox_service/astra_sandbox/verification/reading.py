@@ -3,6 +3,7 @@
 from astra_api.environment import Environment
 from astra_sandbox.verification.leakage import check_leakage
 from astra_sandbox.verification.python_source import PythonSource, SourceInvalid, read_source
+from astra_sandbox.verification.questions import check_questions
 from astra_sandbox.verification.tools import check_imports, check_names, check_schema
 from astra_sandbox.verification.topology import check_leaf_only, check_topology
 from astra_sandbox.verification.verdict import Finding, Reason
@@ -27,4 +28,5 @@ def read_environment(environment: Environment) -> list[Finding]:
     findings.extend(check_leaf_only(spec))
     findings.extend(check_schema(spec, source))
     findings.extend(check_leakage(spec))
+    findings.extend(check_questions(spec))
     return findings

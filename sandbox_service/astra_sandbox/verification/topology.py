@@ -5,16 +5,20 @@ from collections.abc import Iterator, Sequence
 import networkx as nx
 
 from astra_api.environment import EnvironmentSpec, Step
-from astra_api.graph import step_graph, terminal_steps
+from astra_api.graph import scenario, step_graph, terminal_steps
 from astra_sandbox.verification.verdict import Finding, Reason
 
 
 def check_topology(spec: EnvironmentSpec) -> Iterator[Finding]:
-    """Distinct ids, dependencies that exist, no cycle, a step that needs a tool, and the main answer at an end."""
+    """Distinct ids, dependencies that exist, no cycle, a step that needs a tool, calls of the scenario's shape, and the
+    main answer at an end."""
     broken = list(edge_findings(spec.steps))
     yield from broken
     if not spec.tool_steps:
         yield _found(Reason.NO_TOOL_STEP, "spec.steps: no step has a call; give at least one the call that answers it")
+    elif not broken and (shape := scenario(spec.steps)) != spec.scenario:
+        problem = f"spec.scenario: says {spec.scenario}, but the calls are {shape}: {_shape(spec)}"
+        yield _found(Reason.SCENARIO_MISMATCH, f"{problem}; write {shape}, or mend the steps' dependsOn")
     ends = terminal_steps(spec.steps)
     if not broken and not any(step.matches(spec.answer) for step in ends):
         yield _found(
@@ -62,6 +66,13 @@ def edge_findings(steps: Sequence[Step]) -> Iterator[Finding]:
         return
     path = " -> ".join([cycle[0][0], *(edge[1] for edge in cycle)])
     yield _found(Reason.CYCLIC_TOPOLOGY, f"spec.steps: {path} is a cycle; drop one of these dependencies")
+
+
+def _shape(spec: EnvironmentSpec) -> str:
+    """What needs what, in words: "s1; s2; s3 after s1 and s2"."""
+    called = {step.id for step in spec.tool_steps}
+    needs = [(step.id, " and ".join(parent for parent in step.depends_on if parent in called)) for step in spec.tool_steps]
+    return "; ".join(f"{name} after {parents}" if parents else name for name, parents in needs)
 
 
 def _found(reason: Reason, message: str) -> Finding:

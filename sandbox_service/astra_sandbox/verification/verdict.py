@@ -36,6 +36,7 @@ class Reason(StrEnum):
     SELF_DEPENDENCY = "SelfDependency"
     CYCLIC_TOPOLOGY = "CyclicTopology"
     NO_TOOL_STEP = "NoToolStep"  # no step needs a tool, so nothing could be rewarded
+    SCENARIO_MISMATCH = "ScenarioMismatch"  # the calls have another shape than spec.scenario says
     ANSWER_NOT_TERMINAL = "AnswerNotTerminal"  # the main answer is the answer of no terminal step
     NOT_LEAF = "NotLeaf"  # something depends on a step without a call
     # schema
@@ -44,6 +45,7 @@ class Reason(StrEnum):
     SIGNATURE_MISMATCH = "SignatureMismatch"  # the function cannot take what the schema promises
     # leakage
     GOLD_LEAKED = "GoldLeaked"  # a tool's name, description or schema says the answer
+    ANSWER_IN_QUESTION = "AnswerInQuestion"  # a question says the answer that it asks for
     # gold (and any other check that runs calls)
     SOURCE_FAILS_TO_LOAD = "SourceFailsToLoad"
     GOLD_MISMATCH = "GoldMismatch"

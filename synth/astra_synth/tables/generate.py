@@ -15,9 +15,10 @@ from zlib import crc32
 
 from astra_api.environment import MAX_SOURCE_BYTES, Environment, EnvironmentSpec, GoldCall, Scenario, Step, Tool
 from astra_api.graph import scenario as scenario_of
-from astra_api.matching import Match, fold
+from astra_api.matching import Match
 from astra_api.records import Reject
 from astra_api.resource import ObjectMeta
+from astra_sandbox.verification.questions import check_questions
 from astra_synth.tables.dataset import Dataset
 from astra_synth.tables.operation import Undefined
 from astra_synth.tables.oracle import check
@@ -129,9 +130,6 @@ class Generator:
         nodes = in_order(root)
         names = {id(node): f"s{number}" for number, node in enumerate(nodes, start=1)}
         steps = [_step(node, names, narrator) for node in nodes]
-        question = narrator.question(root)
-        if isinstance(root.value, str) and root.calls and f" {fold(root.value)} " in f" {fold(question)} ":
-            raise Undefined("answer-in-question", f"the question says its own answer, {root.value}")
         pack = self.dataset.pack
         scenario = scenario_of(steps)
         labels = {
@@ -141,18 +139,18 @@ class Generator:
             "astra.farm/scenario": scenario,
             **self.recipe.labels,
         }
-        return Environment(
-            metadata=ObjectMeta(name=self.name(index), labels=labels),
-            spec=EnvironmentSpec(
-                question=question,
-                answer=root.value,
-                domain=pack.domain,
-                scenario=scenario,
-                steps=steps,
-                tools=_tools(toolset),
-                source=toolset.source,
-            ),
+        spec = EnvironmentSpec(
+            question=narrator.question(root),
+            answer=root.value,
+            domain=pack.domain,
+            scenario=scenario,
+            steps=steps,
+            tools=_tools(toolset),
+            source=toolset.source,
         )
+        for finding in check_questions(spec):
+            raise Undefined("answer-in-question", finding.message)
+        return Environment(metadata=ObjectMeta(name=self.name(index), labels=labels), spec=spec)
 
     def _reject(self, index: int, stage: str, trouble: Undefined) -> Reject:
         return Reject(name=self.name(index), stage=stage, reason=trouble.reason, message=str(trouble))

@@ -8,6 +8,7 @@ from random import Random
 from typing import get_args
 
 from astra_api.synthesis_run import ToolKind
+from astra_sandbox.verification.mentions import text_mentions
 from astra_synth.tables.aggregates import Aggregate, Summary
 from astra_synth.tables.arithmetic import CONVERSIONS, JOINS, Convert, Join
 from astra_synth.tables.compose import Composer
@@ -135,17 +136,22 @@ def offered_operations(dataset: Dataset) -> Iterator[tuple[ToolKind, Operation]]
 
 
 def obstacle(operation: Operation, shard: Shard) -> str | None:
-    """What speaks against a tool: too few arguments, or answers that do not tell them apart. None for a good one."""
+    """What speaks against a tool: too few arguments that do not say their answers, or answers that do not tell them
+    apart. None for a good one."""
     answers = set()
     known = 0
     troubles = Counter[str]()
     for value in operation.domain(shard):
         rng = seeded("varied", operation.name, value)
         try:
-            answers.add(repr(operation.answer(shard, value, operation.sample(shard, value, rng))))
+            answer = operation.answer(shard, value, operation.sample(shard, value, rng))
         except Undefined as trouble:
             troubles[trouble.reason] += 1
             continue
+        if isinstance(answer, str) and any(text_mentions(answer, str(value))):
+            troubles["answer-in-question"] += 1
+            continue
+        answers.add(repr(answer))
         known += 1
         if known >= 3 and len(answers) >= 2:
             return None

@@ -15,6 +15,7 @@ _REASONS = {
     "no-group": "no value of it names two rows or more that fit into one toolset whole; raise toolset.rows",
     "few": "fewer than three things in a toolset can be asked for it; raise toolset.rows",
     "one-answer": "it is the same for everything in a toolset",
+    "answer-in-question": "what it would be asked about says the answer",
     "tie": "equal values make every ranking a tie",
     "missing-value": "values are missing in every group",
     "long-list": "its lists are too long to ask for",

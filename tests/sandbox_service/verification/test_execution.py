@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from astra_api.environment import Environment
+from astra_api.environment import Environment, Step
+from astra_api.graph import scenario
 from astra_sandbox.interface import Sandbox
 from astra_sandbox.verification import CHECKS, verify_environment
 
@@ -216,7 +217,7 @@ def _basket(*calls: tuple[str, dict[str, Any], Any, list[str]]) -> Environment:
         "question": "?",
         "answer": calls[-1][2],
         "domain": "d",
-        "scenario": "multi-hop",
+        "scenario": scenario([Step.model_validate(step) for step in steps]),
         "steps": steps,
         "tools": tools,
         "source": _BASKET,
