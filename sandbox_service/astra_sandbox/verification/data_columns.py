@@ -2,18 +2,19 @@
 
 A perturbed argument tells most when the tool knows it: another city, not nonsense. The value `Paris` stands in some
 column of the source's data (the keys of a dict, a list, a field of the rows of a table, embedded JSON or CSV); its
-neighbours there are such values.
+neighbours there are such values. Where a column holds each value once, a value is the key of something.
 """
 
 import json
 import random
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from astra_sandbox.verification.python_source import PythonSource, read_source
 
 Scalar = str | int | float
+Standing = Literal["key", "listed"] | None
 _MAX_CELLS = 200_000
 _MAX_TEXT = 200  # longer texts are prose, not values
 _SEPARATORS = ("\t", ";", "|", ",")
@@ -25,15 +26,53 @@ class DataColumns:
     def __init__(self, source: PythonSource) -> None:
         self._columns: list[list[Scalar]] = []
         self._homes: dict[Scalar, list[int]] = {}
+        self._repeating: set[int] = set()  # columns that hold a value more than once
+        self._told: set[int] = set()  # columns of what is told of keys: a number there may be any argument by chance
         cells = 0
         for literal in source.literals:
-            for column in _columns(literal):
+            for column, told in _columns(literal):
                 cells += len(column)
                 if cells > _MAX_CELLS:
                     return
+                number = len(self._columns)
                 for value in column:
-                    self._homes.setdefault(_folded(value), []).append(len(self._columns))
+                    homes = self._homes.setdefault(_folded(value), [])
+                    if homes and homes[-1] == number:
+                        self._repeating.add(number)
+                    else:
+                        homes.append(number)
+                if told:
+                    self._told.add(number)
                 self._columns.append(column)
+
+    def standing(self, value: Any) -> Standing:
+        """Whether the data knows a value as a key: in every column that holds it, each value stands once.
+
+        What stands among repeated values too is listed: a tool may look for all of its rows, and find none.
+        """
+        homes = self._homes_as_name(value)
+        if not homes:
+            return None
+        return "listed" if self._repeating.intersection(homes) else "key"
+
+    def absent(self, value: Any, seed: str) -> list[Scalar]:
+        """Values of the form of one that the data knows, which no column holds; none for one that it does not."""
+        homes = self._homes_as_name(value)
+        if not homes:
+            return []
+        draw = random.Random(f"{seed}:{value!r}")
+        if isinstance(value, int):
+            held = [other for home in homes for other in self._columns[home] if isinstance(other, int)]
+            return [max(held) + 1000 + draw.randrange(1000), min(held) - 1]
+        drawn = ("".join(_redrawn(char, draw) for char in value) for _ in range(20))
+        return list(dict.fromkeys(text for text in drawn if _folded(text) not in self._homes))[:2]
+
+    def _homes_as_name(self, value: Any) -> list[int]:
+        """The columns that hold a value as something that can be asked about."""
+        if not isinstance(value, str | int) or isinstance(value, bool):
+            return []
+        homes = self._homes.get(_folded(value), [])
+        return [home for home in homes if isinstance(value, str) or home not in self._told]
 
     def neighbours(self, value: Scalar, count: int, seed: str) -> list[Scalar]:
         """Up to `count` other values of the columns that hold `value`, of its type; drawn with `seed`.
@@ -55,12 +94,23 @@ def columns_of(text: str) -> DataColumns:
     return DataColumns(read_source(text))
 
 
+def _redrawn(char: str, draw: random.Random) -> str:
+    """Another letter or digit of the kind."""
+    if char.isascii() and char.isdigit():
+        return draw.choice("0123456789")
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    return draw.choice(letters.upper() if char.isupper() else letters) if char.isascii() and char.isalpha() else char
+
+
 def _folded(value: Scalar) -> Scalar:
     return value.strip().casefold() if isinstance(value, str) else value
 
 
-def _columns(data: Any) -> Iterator[list[Scalar]]:
-    """The columns of one literal, embedded text included. A row is a list, tuple or dict among several alike."""
+def _columns(data: Any) -> Iterator[tuple[list[Scalar], bool]]:
+    """The columns of one literal, embedded text included, and whether they hold what is told of keys.
+
+    A row is a list, tuple or dict among several alike.
+    """
     pending: list[Any] = [data]
     while pending:
         value = pending.pop()
@@ -69,14 +119,14 @@ def _columns(data: Any) -> Iterator[list[Scalar]]:
             if table is not None:
                 pending.append(table)
         elif isinstance(value, dict):
-            yield _scalars(list(value))
-            yield _scalars(list(value.values()))
-            yield from _fields(list(value.values()))
+            yield _scalars(list(value)), False
+            yield _scalars(list(value.values())), True
+            yield from ((field, True) for field in _fields(list(value.values())))
             pending.extend(_inside(list(value.values())))
         elif isinstance(value, list | tuple | set | frozenset):
             items = sorted(value, key=repr) if isinstance(value, set | frozenset) else list(value)
-            yield _scalars(items)
-            yield from _fields(items)
+            yield _scalars(items), False
+            yield from ((field, False) for field in _fields(items))
             pending.extend(_inside(items))
 
 

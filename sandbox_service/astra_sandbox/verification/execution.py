@@ -20,12 +20,14 @@ from astra_sandbox.verification.artifact import NotReproducible, reloaded
 from astra_sandbox.verification.constancy import Constancy
 from astra_sandbox.verification.data_columns import columns_of
 from astra_sandbox.verification.perturbation import Perturbation, leaves, perturbations
+from astra_sandbox.verification.probing import Probe, probes
 from astra_sandbox.verification.tools import compile_schema
 from astra_sandbox.verification.verdict import SANDBOX_CHECKS, Finding, Reason
 
 SEED, OTHER_SEED = 0, 1
 VARIANT, OTHER_VARIANT = 0, 1
 _STATEFUL_PERTURBATIONS = 4  # a fresh session each
+_MAY_BE_RECEIPTS = {Reason.CONSTANT_TOOL, Reason.ECHOES_ARGUMENT, Reason.ANSWERS_UNKNOWN}
 _UNEXPECTED = "zzvk_unexpected"
 _SHOWN = 200
 
@@ -166,39 +168,81 @@ class Trial:
             await self._refuse_unexpected(await stack.enter_async_context(self._session()))
             return
         for call in self._calls:
-            judge = Constancy(call.step, stateful=False)
+            judge = self._judge(call)
             for perturbation in self._perturbations(call):
                 if judge.wants(perturbation):
                     judge.add(perturbation, await _perturbed(self._first, call, perturbation.arguments))
-            _require_not_constant(call, judge)
+            if suspicion := judge.verdict():
+                raise _not_answering(call, suspicion)
         await self._refuse_unexpected(self._first)
 
+    def _judge(self, call: GoldCall) -> Constancy:
+        return Constancy(call.step, columns_of(self._toolset.source).standing)
+
     async def _perturb_stateful(self, position: int, call: GoldCall) -> None:
-        """Perturbs one call in a session that made the gold calls before it; later calls may show the difference."""
+        """Perturbs one call in a session that made the gold calls before it; later calls may show the difference.
+
+        What looks like no answer to its arguments may be the receipt for a change: it is, if any call sees the change.
+        """
         calls = self._calls_as_listed()
-        judge = Constancy(call.step, stateful=True)
-        known_first = sorted(self._perturbations(call), key=lambda perturbation: perturbation.kind == "unknown")
-        for perturbation in known_first[:_STATEFUL_PERTURBATIONS]:
+        judge = self._judge(call)
+        tried = [call.arguments]
+        for perturbation in _few(self._perturbations(call)):
             if judge.wants(perturbation):
+                tried.append(perturbation.arguments)
                 async with self._session() as session:
                     for earlier in calls[:position]:
                         await earlier.run(session)
                     outcome = await _perturbed(session, call, perturbation.arguments)
                     judge.add(perturbation, outcome, await self._changes(session, calls[position + 1 :]))
-        if judge.evidence:
-            _require_not_constant(call, judge)
-        elif not await self._depends_on_state(calls, position):
-            problem = "takes no arguments and answers the same in every state; compute its answer from something"
-            raise Failed("nonConstant", Reason.CONSTANT_TOOL, f"{call.field}: {call.tool} {problem}")
+        suspicion = judge.verdict()
+        if suspicion is None:
+            return
+        if suspicion[0] in _MAY_BE_RECEIPTS:
+            reads = not judge.evidence or suspicion[0] is not Reason.CONSTANT_TOOL
+            if reads and await self._depends_on_state(calls, position):
+                return
+            if await self._changes_state(position, tried):
+                return
+        raise _not_answering(call, suspicion)
 
     async def _depends_on_state(self, calls: Sequence[GoldCall], position: int) -> bool:
-        """Whether a call without arguments answers otherwise before or after the other calls, or changes those."""
+        """Whether a gold call answers otherwise before or after the other calls, or changes those."""
         call = calls[position]
         async with self._session() as session:
             if await self._changes(session, [call]):
                 return True
         async with self._session() as session:
             return await self._changes(session, [*calls[:position], *calls[position + 1 :], call, call])
+
+    async def _changes_state(self, position: int, tried: Sequence[dict[str, Any]]) -> bool:
+        """Whether the call at a position, with any of the arguments tried, changes what some call answers after it.
+
+        The calls are the later gold calls and those of `probes`, in either order: one of them may undo the change.
+        """
+        calls = self._calls_as_listed()
+        call, later = calls[position], [(other.tool, other.arguments) for other in calls[position + 1 :]]
+        golds = [(other.tool, other.arguments) for other in calls]
+        receipt = parse_json(self._expected[call.index])
+        asked = probes(self._environment.spec.tools, golds, (call.tool, call.arguments), receipt)
+        for after in ([*later, *asked], asked, asked[::-1]):
+            untouched = await self._answers(position, None, after)
+            for arguments in tried:
+                if await self._answers(position, arguments, after) != untouched:
+                    return True
+        return False
+
+    async def _answers(self, position: int, arguments: dict[str, Any] | None, after: Sequence[Probe]) -> list[str]:
+        """What the calls `after` the one at a position answer; without `arguments`, where that is left out."""
+        calls = self._calls_as_listed()
+        async with self._session() as session:
+            for earlier in calls[:position]:
+                await earlier.run(session)
+            if arguments is not None:
+                await _perturbed(session, calls[position], arguments)
+            return [
+                (await session.call(tool, canonical_json(given).decode())).observation() for tool, given in after
+            ]
 
     async def _changes(self, session: Session, calls: Sequence[GoldCall]) -> bool:
         """Whether any of the calls answers otherwise than it did among the gold calls."""
@@ -233,7 +277,12 @@ class Trial:
             return list(dict.fromkeys([*of_siblings, *columns.neighbours(value, 6, seed)]))
 
         return perturbations(
-            parameters, call.arguments, compile_schema(parameters).is_valid, neighbours, self._environment.digest
+            parameters,
+            call.arguments,
+            compile_schema(parameters).is_valid,
+            neighbours,
+            self._environment.digest,
+            lambda value: columns.absent(value, self._environment.digest),
         )
 
     def _calls_as_listed(self) -> list[GoldCall]:
@@ -283,10 +332,16 @@ def _require_gold(check: str, call: GoldCall, outcome: ToolOutcome) -> str:
     return outcome.json_text
 
 
-def _require_not_constant(call: GoldCall, judge: Constancy) -> None:
-    if verdict := judge.verdict():
-        reason, problem = verdict
-        raise Failed("nonConstant", reason, f"{call.field}: {call.tool} {problem}")
+def _few(found: Sequence[Perturbation]) -> list[Perturbation]:
+    """The perturbations that are worth a session each: other known values, and names that are unknown."""
+    known = [perturbation for perturbation in found if perturbation.kind == "other"]
+    unknown = [perturbation for perturbation in found if perturbation.kind == "unknown"]
+    return [*known[:2], *unknown[:2], *known[2:], *unknown[2:]][:_STATEFUL_PERTURBATIONS]
+
+
+def _not_answering(call: GoldCall, found: tuple[Reason, str]) -> Failed:
+    reason, problem = found
+    return Failed("nonConstant", reason, f"{call.field}: {call.tool} {problem}")
 
 
 def _short(text: str) -> str:

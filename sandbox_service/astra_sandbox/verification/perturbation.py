@@ -1,7 +1,7 @@
 """Perturbed gold calls: other arguments that the tool's own schema allows (METHOD section 2, "not constant").
 
-Each changes one place of the arguments. `unknown` puts a name there that cannot exist; `other` another value: of the
-enumeration, of a sibling step, of the source's data, or a number near by. A function of (arguments, seed).
+Each changes one place of the arguments. `unknown` puts a name there that cannot exist, or a key that the data lacks;
+`other` another value: of the enumeration, of a sibling step, of the source's data, or a number near by. A function of (arguments, seed).
 """
 
 import hashlib
@@ -36,10 +36,12 @@ def perturbations(
     is_valid: Callable[[Any], bool],
     neighbours: Neighbours,
     seed: str,
+    absent: Neighbours = lambda _: (),
 ) -> list[Perturbation]:
     """Distinct perturbations that satisfy the schema, the places taken in turn: unknown names first, then others.
 
-    `neighbours(value)` gives further values that may stand where `value` does.
+    `neighbours(value)` gives further values that may stand where `value` does; `absent(value)` those that look like it
+    and that the tool's data does not hold, if it holds `value`.
     """
     properties = _object(parameters.get("properties"))
     required = parameters.get("required")
@@ -49,8 +51,9 @@ def perturbations(
     for path, value in leaves(dict(arguments)):
         schema = _object(properties.get(path[0]) if len(path) == 1 else None)
         must = len(path) == 1 and path[0] in needed
-        if isinstance(value, str) and "enum" not in schema:
-            unknown.append([_changed(arguments, path, name, "unknown", must) for name in unknown_names(seed, path)])
+        if "enum" not in schema:
+            names = [*(unknown_names(seed, path) if isinstance(value, str) else ()), *(absent(value) if must else ())]
+            unknown.append([_changed(arguments, path, name, "unknown", must) for name in names])
         values = _other_values(value, schema, neighbours)
         other.append([_changed(arguments, path, new, "other", must) for new in values])
     other.append([change for change in _shortened(arguments, needed)])
@@ -135,14 +138,15 @@ def _supplied(properties: Mapping[str, Any], arguments: Mapping[str, Any]) -> It
 def _changed(
     arguments: Mapping[str, Any], path: Path, value: Any, kind: Literal["unknown", "other"], required: bool
 ) -> Perturbation:
-    return Perturbation(_replaced(dict(arguments), path, value), path, kind, required)
+    return Perturbation(replaced(dict(arguments), path, value), path, kind, required)
 
 
-def _replaced(value: Any, path: Path, new: Any) -> Any:
+def replaced(value: Any, path: Path, new: Any) -> Any:
+    """A copy of a JSON value with another value at a path."""
     if not path:
         return new
     copy = dict(value) if isinstance(value, dict) else list(value)
-    copy[path[0]] = _replaced(value[path[0]], path[1:], new)
+    copy[path[0]] = replaced(value[path[0]], path[1:], new)
     return copy
 
 

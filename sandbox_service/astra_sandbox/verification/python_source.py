@@ -133,7 +133,7 @@ def _compared(function: ast.FunctionDef) -> list[Any]:
         for side in ([node.left, *node.comparators] if isinstance(node, ast.Compare) else [])
         + ([node.value] if isinstance(node, ast.MatchValue) else [])
     ]
-    return [side.value for side in sides if isinstance(side, ast.Constant)]
+    return list(dict.fromkeys(side.value for side in sides if isinstance(side, ast.Constant)))
 
 
 def _literal(node: ast.expr) -> Any:

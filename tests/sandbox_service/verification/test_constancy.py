@@ -22,7 +22,7 @@ def _judged(
     schema = {"type": "object", "properties": {name: {} for name in arguments}, "required": required}
     call = GoldCall(tool="f", arguments=dict(arguments))
     step = Step(id="s", question="?", answer=function(**arguments), call=call)
-    judge = Constancy(step, stateful=False)
+    judge = Constancy(step)
     neighbours: Callable[[Any], list[Any]] = lambda value: [name for name in _KNOWN if name != value]  # noqa: E731
     for perturbation in perturbations(schema, arguments, lambda _: True, neighbours, "seed"):
         if judge.wants(perturbation):
@@ -103,7 +103,7 @@ def test_an_optional_argument_may_be_ignored() -> None:
 
 def test_a_tool_that_hangs_for_unknown_names() -> None:
     step = Step(id="s", question="?", answer=1, call=GoldCall(tool="f", arguments={"x": "paris"}))
-    judge = Constancy(step, stateful=False)
+    judge = Constancy(step)
     first, second, *_ = perturbations({"type": "object"}, {"x": "paris"}, lambda _: True, lambda _: [], "seed")
     judge.add(first, ToolError(kind=ToolErrorKind.TIMED_OUT, message="", ended_process=True))
     assert not judge.wants(second)
@@ -115,7 +115,7 @@ def test_a_tool_that_hangs_for_unknown_names() -> None:
 def test_in_a_stateful_environment_an_effect_on_later_calls_counts() -> None:
     step = Step(id="s", question="?", answer="saved", call=GoldCall(tool="f", arguments={"x": "paris"}))
     for changed, reason in ((False, "ConstantTool"), (True, None)):
-        judge = Constancy(step, stateful=True)
+        judge = Constancy(step)
         for perturbation in perturbations({"type": "object"}, {"x": "paris"}, lambda _: True, lambda _: [], "seed"):
             judge.add(perturbation, ToolResult(json_text='"saved"'), changed_later=changed)
         verdict = judge.verdict()
