@@ -184,7 +184,7 @@ class Constancy:
         return not isinstance(left, bool) and left not in (None, "") and matches(left, right, self.step.match)
 
 
-_EMPTY = (None, 0, "", [], {})
+_EMPTY: tuple[Any, ...] = (None, 0, "", [], {})
 _GIVEN = object()  # stands for the given name in an answer
 
 

@@ -55,7 +55,7 @@ class DataColumns:
             return None
         return "listed" if self._repeating.intersection(homes) else "key"
 
-    def absent(self, value: Any, seed: str) -> list[Scalar]:
+    def absent(self, value: Any, seed: str) -> Sequence[Scalar]:
         """Values of the form of one that the data knows, which no column holds; none for one that it does not."""
         homes = self._homes_as_name(value)
         if not homes:
@@ -120,13 +120,16 @@ def _columns(data: Any) -> Iterator[tuple[list[Scalar], bool]]:
                 pending.append(table)
         elif isinstance(value, dict):
             yield _scalars(list(value)), False
+            yield from ((_distinct(field), False) for field in _fields(list(value)))  # of keys that are tuples
             yield _scalars(list(value.values())), True
             yield from ((field, True) for field in _fields(list(value.values())))
+            yield _names(list(value.values())), False
             pending.extend(_inside(list(value.values())))
         elif isinstance(value, list | tuple | set | frozenset):
             items = sorted(value, key=repr) if isinstance(value, set | frozenset) else list(value)
             yield _scalars(items), False
             yield from ((field, False) for field in _fields(items))
+            yield _names(items), False
             pending.extend(_inside(items))
 
 
@@ -148,6 +151,15 @@ def _fields(rows: Sequence[Any]) -> Iterator[list[Scalar]]:
             columns.setdefault(key, []).append(cell)
     for column in columns.values():
         yield _scalars(column)
+
+
+def _names(rows: Sequence[Any]) -> list[Scalar]:
+    """What the fields of rows are called: a tool may take that too."""
+    return _distinct(_scalars([name for row in rows if isinstance(row, dict) for name in row]))
+
+
+def _distinct(column: list[Scalar]) -> list[Scalar]:
+    return list(dict.fromkeys(column))
 
 
 def _scalar(value: Any) -> bool:

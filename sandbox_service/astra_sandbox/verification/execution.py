@@ -200,20 +200,34 @@ class Trial:
             return
         if suspicion[0] in _MAY_BE_RECEIPTS:
             reads = not judge.evidence or suspicion[0] is not Reason.CONSTANT_TOOL
-            if reads and await self._depends_on_state(calls, position):
+            if reads and await self._depends_on_state(position):
                 return
             if await self._changes_state(position, tried):
                 return
         raise _not_answering(call, suspicion)
 
-    async def _depends_on_state(self, calls: Sequence[GoldCall], position: int) -> bool:
-        """Whether a gold call answers otherwise before or after the other calls, or changes those."""
-        call = calls[position]
+    async def _depends_on_state(self, position: int) -> bool:
+        """Whether a gold call answers otherwise in a fresh session or after other calls, or changes gold calls."""
+        calls = self._calls_as_listed()
+        call, others = calls[position], [*calls[:position], *calls[position + 1 :]]
         async with self._session() as session:
             if await self._changes(session, [call]):
                 return True
         async with self._session() as session:
-            return await self._changes(session, [*calls[:position], *calls[position + 1 :], call, call])
+            if await self._changes(session, [*others, call, call]):
+                return True
+        tried = [(other.tool, one.arguments) for other in others for one in _few(self._perturbations(other))]
+        async with self._session() as session:
+            for tool, arguments in [*tried, *self._probes(call)]:
+                await session.call(tool, canonical_json(arguments).decode())
+                if await self._changes(session, [call]):
+                    return True
+        return False
+
+    def _probes(self, call: GoldCall) -> list[Probe]:
+        golds = [(other.tool, other.arguments) for other in self._calls_as_listed()]
+        receipt = parse_json(self._expected[call.index])
+        return probes(self._environment.spec.tools, golds, (call.tool, call.arguments), receipt)
 
     async def _changes_state(self, position: int, tried: Sequence[dict[str, Any]]) -> bool:
         """Whether the call at a position, with any of the arguments tried, changes what some call answers after it.
@@ -221,10 +235,7 @@ class Trial:
         The calls are the later gold calls and those of `probes`, in either order: one of them may undo the change.
         """
         calls = self._calls_as_listed()
-        call, later = calls[position], [(other.tool, other.arguments) for other in calls[position + 1 :]]
-        golds = [(other.tool, other.arguments) for other in calls]
-        receipt = parse_json(self._expected[call.index])
-        asked = probes(self._environment.spec.tools, golds, (call.tool, call.arguments), receipt)
+        later, asked = [(other.tool, other.arguments) for other in calls[position + 1 :]], self._probes(calls[position])
         for after in ([*later, *asked], asked, asked[::-1]):
             untouched = await self._answers(position, None, after)
             for arguments in tried:
@@ -240,9 +251,7 @@ class Trial:
                 await earlier.run(session)
             if arguments is not None:
                 await _perturbed(session, calls[position], arguments)
-            return [
-                (await session.call(tool, canonical_json(given).decode())).observation() for tool, given in after
-            ]
+            return [(await session.call(tool, canonical_json(given).decode())).observation() for tool, given in after]
 
     async def _changes(self, session: Session, calls: Sequence[GoldCall]) -> bool:
         """Whether any of the calls answers otherwise than it did among the gold calls."""

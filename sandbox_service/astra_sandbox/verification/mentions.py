@@ -22,7 +22,8 @@ _SPACELESS = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\U0003ff
 _GROUPS = "[,_' \u00a0\u202f\u2019]"
 _NUMERAL = re.compile(
     rf"(?<![A-Za-z0-9_.])[-+]?\d+(?:(?:{_GROUPS}|\.)\d+)*(?:[eE][-+]?\d{{1,3}})?"
-    r"(?P<scale> ?(?:thousand|million|billion|trillion)s?\b| ?(?:Millionen|Mio)\b|[kKM]\b|bn\b|[万萬億亿])?(?![A-Za-z0-9_]|\.\d)"
+    r"(?P<scale> ?(?:thousand|million|billion|trillion)s?\b| ?(?:Millionen|Mio)\b|[kKM]\b|bn\b|[万萬億亿])?"
+    r"(?![A-Za-z0-9_]|\.\d)"
 )
 _SCALES = {
     "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "Millionen": 6, "Mio": 6, "k": 3, "K": 3, "M": 6,

@@ -1,7 +1,8 @@
 """Perturbed gold calls: other arguments that the tool's own schema allows (METHOD section 2, "not constant").
 
 Each changes one place of the arguments. `unknown` puts a name there that cannot exist, or a key that the data lacks;
-`other` another value: of the enumeration, of a sibling step, of the source's data, or a number near by. A function of (arguments, seed).
+`other` another value: of the enumeration, of a sibling step, of the source's data, or a number near by. A function of
+(arguments, seed).
 """
 
 import hashlib

@@ -49,7 +49,8 @@ def _arguments(
     yield from bases
     for base in bases:
         for path, old in leaves(base):
-            for _, value in values:
+            near = [old + 1] if isinstance(old, int) and not isinstance(old, bool) else []
+            for value in [*(value for _, value in values), *near]:
                 if type(value) is type(old) and value != old:
                     yield replaced(base, path, value)
 
@@ -72,16 +73,12 @@ def _made_up(
             yield {**first, name: value}
 
 
-def _likely(
-    name: str, schema: Any, values: Sequence[tuple[Any, Any]], usual: Sequence[tuple[Any, Any]]
-) -> list[Any]:
+def _likely(name: str, schema: Any, values: Sequence[tuple[Any, Any]], usual: Sequence[tuple[Any, Any]]) -> list[Any]:
     """Values for a parameter: those that were given under its name, then others, then of its schema."""
     told = schema if isinstance(schema, dict) else {}
-    listed = next((told[word] for word in ("enum", "examples") if isinstance(told.get(word), list)), [])
+    listed: list[Any] = next((told[word] for word in ("enum", "examples") if isinstance(told.get(word), list)), [])
     named = [value for given, value in [*values, *usual] if given == name]
     samples = _SAMPLES.get(str(told.get("type")), [])
     kinds = {type(sample) for sample in samples}
     others = [value for _, value in [*values, *usual] if not kinds or type(value) in kinds]
     return list({repr(value): value for value in [*listed, *named, *others, *samples]}.values())
-
-

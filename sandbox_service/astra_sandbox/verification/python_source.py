@@ -112,17 +112,40 @@ def _name(node: ast.expr) -> str:
 def _literals(tree: ast.Module) -> Iterator[Any]:
     """The outermost literal data, wherever it stands: containers, long texts, names that a function compares."""
     pending: list[ast.AST] = [tree]
+    assigned: dict[str, dict[Any, Any]] = {}  # by `POPULATION["paris"] = 21`
     while pending:
         node = pending.pop()
         if isinstance(node, ast.FunctionDef):
             yield _compared(node)
-        literal = _literal(node) if isinstance(node, _DATA) else None
-        if isinstance(literal, dict | list | tuple | set) or (
-            isinstance(literal, str) and ("\n" in literal or len(literal) > _LONG)
-        ):
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                match target:
+                    case ast.Subscript(value=ast.Name(id=name), slice=ast.Constant(value=key)):
+                        assigned.setdefault(name, {})[key] = _literal(node.value)
+        literal = _literal(node) if isinstance(node, _DATA) else _table(node)
+        if isinstance(literal, dict | list | tuple | set) or (isinstance(literal, str) and _holds_data(literal)):
             yield literal
         else:
             pending.extend(ast.iter_child_nodes(node))
+    yield from assigned.values()
+
+
+def _holds_data(text: str) -> bool:
+    return "\n" in text or len(text) > _LONG or text.lstrip()[:1] in ("[", "{")
+
+
+def _table(node: ast.AST) -> Any:
+    """The data of `dict(paris=21)`, of `"paris rome".split()`, and of a list of rows such as `City("Paris", 21)`."""
+    match node:
+        case ast.Call(func=ast.Name(id="dict"), args=[], keywords=[_, *_]):
+            return {word.arg: _literal(word.value) for word in node.keywords}
+        case ast.Call(func=ast.Attribute(value=ast.Constant(value=str(text)), attr="split"), args=[]):
+            return text.split()
+        case ast.Call(
+            func=ast.Attribute(value=ast.Constant(value=str(text)), attr="split"), args=[ast.Constant(value=str(mark))]
+        ) if mark:
+            return [word.strip() for word in text.split(mark)]
+    return None
 
 
 def _compared(function: ast.FunctionDef) -> list[Any]:
@@ -137,8 +160,13 @@ def _compared(function: ast.FunctionDef) -> list[Any]:
 
 
 def _literal(node: ast.expr) -> Any:
-    """The value of a literal expression, None for a computed one."""
+    """The value of a literal expression, None for a computed one. `City("Paris", 21)` in a list is a row."""
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-        return None
+        pass
+    items = node.elts if isinstance(node, ast.List | ast.Tuple) else []
+    if len(items) > 1 and all(isinstance(item, ast.Call) for item in items):
+        calls = [item for item in items if isinstance(item, ast.Call)]
+        return [tuple(_literal(cell) for cell in [*call.args, *(w.value for w in call.keywords)]) for call in calls]
+    return None

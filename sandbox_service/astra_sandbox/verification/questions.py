@@ -75,9 +75,9 @@ def check_questions(spec: EnvironmentSpec) -> Iterator[Finding]:
         return
     for index, step in enumerate(spec.steps):
         own, known = f"spec.steps[{index}]", partial(steps.known, index)
-        if step.call is not None and not (said and _same(step.answer, spec.answer)):
-            if says(spec.question, step.answer, step.tolerance, known):
-                yield _found("spec.question", step.answer, f"which {own} is to find; ask so that its call is needed")
+        told = step.call is None or (said and _same(step.answer, spec.answer))
+        if not told and says(spec.question, step.answer, step.tolerance, known):
+            yield _found("spec.question", step.answer, f"which {own} is to find; ask so that its call is needed")
         if says(step.question, step.answer, step.tolerance, known):
             yield _found(f"{own}.question", step.answer, "which is its answer; ask so that its call is needed")
         for other in steps.apart(index):

@@ -71,8 +71,8 @@ def edge_findings(steps: Sequence[Step]) -> Iterator[Finding]:
 def _shape(spec: EnvironmentSpec) -> str:
     """What needs what, in words: "s1; s2; s3 after s1 and s2"."""
     called = {step.id for step in spec.tool_steps}
-    needs = [(step.id, " and ".join(parent for parent in step.depends_on if parent in called)) for step in spec.tool_steps]
-    return "; ".join(f"{name} after {parents}" if parents else name for name, parents in needs)
+    needs = {step.id: [parent for parent in step.depends_on if parent in called] for step in spec.tool_steps}
+    return "; ".join(f"{name} after {' and '.join(parents)}" if parents else name for name, parents in needs.items())
 
 
 def _found(reason: Reason, message: str) -> Finding:
