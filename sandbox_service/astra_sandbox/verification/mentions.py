@@ -15,7 +15,7 @@ from astra_api.matching import matches
 
 _UNMARKED = str.maketrans({"ß": "ss", "ø": "o", "Ø": "O", "đ": "d", "Đ": "D", "ł": "l", "Ł": "L", "ı": "i"})
 _ACCENTS = re.compile("[\u0300-\u036f]")
-_SHORT = 3  # letters of a word that is taken as it stands
+_SHORT = 3  # letters of a word, below which it has no plural
 _WORD = re.compile(r"[^\W_]+")
 _SPACELESS = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\U0003ffff]")  # Thai, Chinese and their like
 
@@ -90,11 +90,11 @@ def _pattern(answer: str) -> re.Pattern[str] | None:
 
 def _singular_or_plural(word: str) -> str:
     """A pattern for a word and its English plural, or its singular where it seems to be one."""
-    if len(word) <= _SHORT or not word.isalpha():
+    if len(word) < _SHORT or not word.isalpha():
         return word
-    if re.search(r"ies$|[^aeiou]y$", word, re.IGNORECASE):
+    if re.search(r"..ies$|[^aeiou]y$", word, re.IGNORECASE):
         return f"{re.sub('(?i)ies$|y$', '', word)}(?:y|ies)"
-    if re.search(r"[^s]s$", word, re.IGNORECASE):
+    if len(word) > _SHORT and re.search(r"[^s]s$", word, re.IGNORECASE):
         return f"{word[:-2]}{word[-2]}?s?" if word[-2] in "eE" else f"{word[:-1]}s?"
     return f"{word}(?:e?s)?"
 

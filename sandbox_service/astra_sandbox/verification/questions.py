@@ -75,7 +75,7 @@ def check_questions(spec: EnvironmentSpec) -> Iterator[Finding]:
         return
     for index, step in enumerate(spec.steps):
         own, known = f"spec.steps[{index}]", partial(steps.known, index)
-        told = step.call is None or (said and _same(step.answer, spec.answer))
+        told = step.call is None or (said and step.matches(spec.answer))
         if not told and says(spec.question, step.answer, step.tolerance, known):
             yield _found("spec.question", step.answer, f"which {own} is to find; ask so that its call is needed")
         if says(step.question, step.answer, step.tolerance, known):
@@ -171,7 +171,7 @@ def _mentions(answer: Any, tolerance: float, question: str) -> Iterator[Mention]
     given = plain(question)
     if _is_number(answer):
         if len(significant(str(answer))) >= _FEWEST_DIGITS:
-            yield from (m for m in number_mentions(answer, question, tolerance) if not _in_date(given, m))
+            yield from (m for m in number_mentions(answer, question, tolerance) if not _in_code(given, m))
         return
     folded = fold(answer)
     code = len(folded) <= _FEWEST_LETTERS and answer.strip().isupper()
@@ -200,12 +200,12 @@ def _offered(question: str, mention: Mention) -> bool:
     )
 
 
-def _in_date(question: str, mention: Mention) -> bool:
-    """Whether a numeral is a part of a date or a time: 2025-11-24, 14:30."""
+def _in_code(question: str, mention: Mention) -> bool:
+    """Whether a numeral is a part of a date or a time (2025-11-24, 14:30) or a code that begins with zeros (A-0012)."""
+    if re.match(r"0\d", mention.digits):
+        return True
     before, after = _PART_OF_A_DATE
-    return (
-        before.search(question[: mention.start]) is not None or after.search(question[mention.end :]) is not None
-    ) and not mention.digits.startswith(("-", "+"))
+    return before.search(question[: mention.start]) is not None or after.search(question[mention.end :]) is not None
 
 
 def _texts(values: Iterable[Any]) -> list[str]:

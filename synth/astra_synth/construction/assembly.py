@@ -62,7 +62,7 @@ class Workbench:
             return Environment(
                 metadata=ObjectMeta(name=self.name, labels=dict(labels or {})),
                 spec=EnvironmentSpec(
-                    question=plan.question,
+                    question=plan.question if only is None else steps[-1].question,
                     answer=plan.answer if only is None else steps[-1].answer,
                     language=self.instance.language,
                     domain=self.instance.domain,

@@ -5,6 +5,7 @@ from typing import Any
 from astra_api.environment import Step, Tool
 from astra_sandbox.verification import Verdict
 from astra_sandbox.verification.tools import SchemaInvalid, compile_schema
+from astra_sandbox.verification.verdict import Reason
 from astra_synth.construction.assembly import BuiltTool, Workbench
 from astra_synth.construction.drafts import (
     GOLD_CALL,
@@ -30,7 +31,7 @@ async def build_tool(enquiry: Enquiry, bench: Workbench, step: Step, repairs: in
     built = BuiltTool(tool, draft.source, {step.id: arguments})
     verdict = await bench.try_tool(built)
     for _ in range(repairs):
-        if verdict.verified:
+        if verdict.verified or verdict.reason == Reason.ANSWER_IN_QUESTION:  # no tool can mend a question
             break
         built = await _mended(enquiry, built, step, verdict)
         verdict = await bench.try_tool(built)

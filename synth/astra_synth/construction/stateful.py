@@ -2,6 +2,7 @@
 
 from astra_api.environment import GoldCall, Step, Tool
 from astra_api.graph import levels
+from astra_sandbox.verification.verdict import Reason
 from astra_synth.construction.assembly import Module, Workbench
 from astra_synth.construction.building import call, document, expected
 from astra_synth.construction.drafts import STATE_MODULE, shown
@@ -33,6 +34,8 @@ async def build_module(enquiry: Enquiry, bench: Workbench, repairs: int, notes: 
         if verdict.verified:
             await bench.require_state(environment)
             return module
+        if verdict.reason == Reason.ANSWER_IN_QUESTION:
+            break  # no tool can mend a question
         failure = f"{verdict.reason}: {verdict.message}"
     raise Rejected(verdict.reason or "Rejected", verdict.message)
 
