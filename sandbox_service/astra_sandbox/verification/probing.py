@@ -16,7 +16,7 @@ from astra_sandbox.verification.tools import compile_schema
 Probe = tuple[str, dict[str, Any]]  # a tool and its arguments
 
 _SAMPLES: dict[str, list[Any]] = {
-    "string": ["a"], "integer": [1, 0], "number": [1, 0], "boolean": [True, False], "array": [[]], "object": [{}],
+    "string": ["a"], "integer": [1, 0], "number": [1, 0, 0.5], "boolean": [True, False], "array": [[]], "object": [{}],
     "null": [None],
 }  # fmt: skip
 _PROBES_OF_A_TOOL = 12
@@ -24,7 +24,10 @@ _PROBES = 100
 
 
 def probes(tools: Sequence[Tool], golds: Sequence[Probe], call: Probe, answer: Any) -> list[Probe]:
-    """Distinct calls that satisfy their tools' parameters; `golds` are known good ones, `call` the one in question."""
+    """Distinct calls that satisfy their tools' parameters, those of the tool of `call` last.
+
+    `call` is the one in question, and `answer` what it answered; `golds` are known good calls.
+    """
     values = [(path[-1], value) for path, value in [*leaves(call[1]), *leaves({"answer": answer})] if value is not None]
     usual = [(path[-1], value) for _, arguments in golds for path, value in leaves(arguments)]
     of_tools: list[list[Probe]] = []
@@ -35,7 +38,8 @@ def probes(tools: Sequence[Tool], golds: Sequence[Probe], call: Probe, answer: A
         distinct = {repr(given): (tool.name, given) for given in islice(filter(is_valid, drawn), _PROBES_OF_A_TOOL)}
         of_tools.append(list(distinct.values()))
     in_turn = (probe for round_ in zip_longest(*of_tools) for probe in round_ if probe is not None)
-    return list(islice(in_turn, _PROBES))
+    kept = list(islice(in_turn, _PROBES))
+    return sorted(kept, key=lambda probe: probe[0] == call[0])  # its own tool might overwrite what it changed
 
 
 def _arguments(
@@ -77,8 +81,9 @@ def _likely(name: str, schema: Any, values: Sequence[tuple[Any, Any]], usual: Se
     """Values for a parameter: those that were given under its name, then others, then of its schema."""
     told = schema if isinstance(schema, dict) else {}
     listed: list[Any] = next((told[word] for word in ("enum", "examples") if isinstance(told.get(word), list)), [])
-    named = [value for given, value in [*values, *usual] if given == name]
     samples = _SAMPLES.get(str(told.get("type")), [])
     kinds = {type(sample) for sample in samples}
-    others = [value for _, value in [*values, *usual] if not kinds or type(value) in kinds]
+    given = [(of, value) for of, value in [*values, *usual] if not kinds or type(value) in kinds]
+    named = [value for of, value in given if of == name]
+    others = [value for of, value in given if of != name]
     return list({repr(value): value for value in [*listed, *named, *others, *samples]}.values())

@@ -9,20 +9,25 @@ from astra_api.canonical import canonical_json
 from astra_api.environment import GoldCall, Step
 from astra_api.records import ToolError, ToolErrorKind, ToolOutcome, ToolResult
 from astra_sandbox.verification.constancy import Constancy
+from astra_sandbox.verification.data_columns import Standing
 from astra_sandbox.verification.perturbation import perturbations
 
 _KNOWN = {"paris": 10, "rome": 20, "oslo": 10, "bern": 10}
 
 
 def _judged(
-    function: Callable[..., Any], arguments: Mapping[str, Any], *, optional: tuple[str, ...] = ()
+    function: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    *,
+    optional: tuple[str, ...] = (),
+    standing: Callable[[Any], Standing] = lambda _: None,
 ) -> str | None:
     """The reason found for a tool, asked as the verifier asks it; None for a good one."""
     required = [name for name in arguments if name not in optional]
     schema = {"type": "object", "properties": {name: {} for name in arguments}, "required": required}
     call = GoldCall(tool="f", arguments=dict(arguments))
     step = Step(id="s", question="?", answer=function(**arguments), call=call)
-    judge = Constancy(step)
+    judge = Constancy(step, standing)
     neighbours: Callable[[Any], list[Any]] = lambda value: [name for name in _KNOWN if name != value]  # noqa: E731
     for perturbation in perturbations(schema, arguments, lambda _: True, neighbours, "seed"):
         if judge.wants(perturbation):
@@ -95,6 +100,76 @@ def test_tools_that_do_not_answer_their_arguments(
 )
 def test_honest_tools(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
     assert _judged(function, arguments) is None
+
+
+_ORDERS = [("ada", 3), ("bob", 4), ("ada", 5)]
+
+
+def _standing(value: Any) -> Standing:
+    return "key" if value in _KNOWN else "listed" if value in ("ada", "bob") else None
+
+
+@pytest.mark.parametrize(
+    "default",
+    [
+        0,
+        -1,
+        999,
+        "",
+        "unknown",
+        "N/A",
+        "Europe",
+        "City not found",
+        [],
+        {},
+        [0],
+        {"error": "no"},
+        {"found": False},
+        None,
+    ],
+)
+def test_a_default_for_a_key_that_the_data_lacks(default: Any) -> None:
+    assert _judged(lambda x: _KNOWN.get(x, default), {"x": "paris"}, standing=_standing) == "AnswersUnknown"
+    told = _judged(lambda x: {"city": x, "n": _KNOWN.get(x, default)}, {"x": "paris"}, standing=_standing)
+    assert told == "AnswersUnknown"
+
+
+@pytest.mark.parametrize("default", ["unknown", "N/A", "Not found", {"error": "no such city"}, None])
+def test_words_that_nothing_is_known_are_no_answer_whatever_the_data(default: Any) -> None:
+    assert _judged(lambda x: _KNOWN.get(x, default), {"x": "paris"}) == "AnswersUnknown"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: sum(name == x for name, _ in _ORDERS),
+        lambda x: sum(number for name, number in _ORDERS if name == x),
+        lambda x: [number for name, number in _ORDERS if name == x],
+        lambda x: {"name": x, "orders": [number for name, number in _ORDERS if name == x], "total": 0},
+    ],
+)
+def test_a_filter_may_find_nothing(function: Callable[..., Any]) -> None:
+    assert _judged(function, {"x": "ada"}, standing=_standing) is None
+
+
+def test_a_filter_that_says_something_else_has_a_default() -> None:
+    found = {"ada": 8, "bob": 4}
+    assert _judged(lambda x: found.get(x, -1), {"x": "ada"}, standing=_standing) == "AnswersUnknown"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: _KNOWN[x],
+        lambda x: x in _KNOWN,
+        lambda x: x.upper(),
+        lambda x: len(x),
+        lambda x: f"{x}!",
+        lambda x: x[::-1],
+    ],
+)
+def test_what_works_on_any_text_works_on_a_known_one(function: Callable[..., Any]) -> None:
+    assert _judged(function, {"x": "paris"}, standing=_standing) is None
 
 
 def test_an_optional_argument_may_be_ignored() -> None:

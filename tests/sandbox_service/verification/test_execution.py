@@ -165,6 +165,46 @@ async def test_an_argument_that_the_tool_does_not_know(verifying_sandbox: Sandbo
     assert (await verify_environment(one_tool(source, tools=tools), verifying_sandbox)).verified
 
 
+_CITIES = "_P = {'paris': 42, 'rome': 28, 'oslo': 7}\ndef f(x):\n    "
+
+
+@pytest.mark.parametrize(
+    ("source", "arguments"),
+    [
+        (_CITIES + "return _P.get(x, 0)\n", {"x": "paris"}),
+        (_CITIES + "return _P.get(x.lower(), -1)\n", {"x": "Paris"}),
+        (_CITIES + "return _P.get(x) or f'City {x} not found'\n", {"x": "paris"}),
+        (_CITIES + "try:\n        return _P[x]\n    except KeyError:\n        return []\n", {"x": "paris"}),
+        ("_P = {101: 42, 102: 7}\ndef f(x):\n    return _P.get(x, 0)\n", {"x": 101}),
+        (
+            "_P = {('a', 1): 42, ('b', 1): 7, ('a', 2): 9}\ndef f(x, y):\n    return _P.get((x, y), 0)\n",
+            {"x": "a", "y": 1},
+        ),
+        ("def f(x):\n    if x == 'a':\n        return 42\n    return 0\n", {"x": "a"}),
+    ],
+)
+async def test_a_default_in_place_of_an_error(
+    verifying_sandbox: Sandbox, one_tool: Maker, source: str, arguments: dict[str, Any]
+) -> None:
+    verdict = await verify_environment(one_tool(source, 42, arguments), verifying_sandbox)
+    assert (verdict.phase, verdict.reason) == ("Rejected", "AnswersUnknown")
+    assert verdict.message.endswith("; raise an error for unknown names")
+
+
+async def test_a_code_that_no_data_holds_has_the_form_that_the_schema_wants(
+    verifying_sandbox: Sandbox, one_tool: Maker
+) -> None:
+    code = {"type": "string", "pattern": "^[A-Z]{2}$"}
+    schema = {"type": "object", "properties": {"x": code}, "required": ["x"], "additionalProperties": False}
+    tools = [{"name": "f", "description": "A tool.", "parameters": schema}]
+    source = "_P = {'FR': 42, 'DE': 7, 'IT': 9}\ndef f(x):\n    return _P%s\n"
+    verdict = await verify_environment(one_tool(source % ".get(x, 0)", 42, {"x": "FR"}, tools=tools), verifying_sandbox)
+    assert verdict.reason == "AnswersUnknown"
+    assert (
+        await verify_environment(one_tool(source % "[x]", 42, {"x": "FR"}, tools=tools), verifying_sandbox)
+    ).verified
+
+
 _BASKET = """
 _ITEMS = {"tea": 1}
 _OPEN = [True]
@@ -187,7 +227,12 @@ def size():
 """
 
 
-def _basket(*calls: tuple[str, dict[str, Any], Any, list[str]]) -> Environment:
+_KINDS = {str: "string", int: "integer", float: "number", bool: "boolean"}
+Call = tuple[str, dict[str, Any], Any, list[str]]  # tool, arguments, answer, dependsOn
+
+
+def _stateful(source: str, *calls: Call, unused: dict[str, dict[str, Any]] | None = None) -> Environment:
+    """An environment of a source; `unused` are tools that no step calls, with examples of their arguments."""
     steps = [
         {
             "id": f"s{index}",
@@ -198,15 +243,14 @@ def _basket(*calls: tuple[str, dict[str, Any], Any, list[str]]) -> Environment:
         }
         for index, (tool, arguments, answer, needs) in enumerate(calls)
     ]
-    properties = {"item": {"type": "string"}, "quantity": {"type": "integer"}}
-    taken = {"add": properties, "total": {}, "close": {}, "size": {}}
+    taken = {**{tool: arguments for tool, arguments, *_ in calls}, **(unused or {})}
     tools = [
         {
             "name": name,
             "description": "A tool.",
             "parameters": {
                 "type": "object",
-                "properties": given,
+                "properties": {key: {"type": _KINDS[type(value)]} for key, value in given.items()},
                 "required": list(given),
                 "additionalProperties": False,
             },
@@ -220,7 +264,7 @@ def _basket(*calls: tuple[str, dict[str, Any], Any, list[str]]) -> Environment:
         "scenario": scenario([Step.model_validate(step) for step in steps]),
         "steps": steps,
         "tools": tools,
-        "source": _BASKET,
+        "source": source,
         "state": "stateful",
     }
     return Environment.model_validate({"metadata": {"name": "basket"}, "spec": spec})
@@ -242,8 +286,164 @@ _ADD = ("add", {"item": "tea", "quantity": 3}, 4, [])
     ],
 )
 async def test_stateful(verifying_sandbox: Sandbox, calls: list[Any], reason: str | None) -> None:
-    verdict = await verify_environment(_basket(*calls), verifying_sandbox)
+    verdict = await verify_environment(_stateful(_BASKET, *calls), verifying_sandbox)
     assert (verdict.reason, verdict.verified) == (reason, reason is None), verdict
+
+
+def _chain(*calls: tuple[str, dict[str, Any], Any]) -> list[Call]:
+    """Calls one after another."""
+    return [(*call, [f"s{index - 1}"] if index else []) for index, call in enumerate(calls)]
+
+
+_ORDERS = """
+_ORDERS = {}
+
+def create_order(customer):
+    _ORDERS[len(_ORDERS) + 1] = [customer, {}]
+    return len(_ORDERS)
+
+def add_item(order, item, quantity):
+    _ORDERS[order][1][item] = quantity
+
+def items(order):
+    return sum(_ORDERS[order][1].values())
+
+def owner(order):
+    return _ORDERS[order][0]
+"""
+_MODE = "_S = {'mode': 'off'}\ndef mode():\n    return _S['mode']\ndef set_mode(mode):\n    "
+_RATES = """
+_RATES = {"USD": 1.0, "EUR": 2.0}
+
+def set_rate(currency, rate):
+    if currency not in _RATES:
+        raise KeyError(currency)
+    _RATES[currency] = rate
+
+def convert(amount, currency):
+    return amount * _RATES[currency]
+"""
+_BANK = """
+_MONEY = {"ada": 100, "bob": 50}
+
+def transfer(source, target, amount):
+    if _MONEY[source] < amount:
+        raise ValueError("not enough")
+    _MONEY[source] -= amount
+    _MONEY[target] += amount
+    return True
+
+def balance(account):
+    return _MONEY[account]
+"""
+_LOG = "_L = ['first']\ndef append(entry):\n    _L.append(entry)\ndef line(number):\n    return _L[number]\n"
+_FILES = (
+    "def write(name, text):\n    with open(name, 'w') as file:\n        file.write(text)\n    return 'saved'\n"
+    "def read(name):\n    with open(name) as file:\n        return file.read()\n"
+)
+_STORE = "_D = {'tea': 1, 'rye': 2, 'ham': 3}\ndef delete(key):\n    del _D[key]\n    return 'gone'\n"
+_LAMP = "_ON = [False]\ndef toggle():\n    _ON[0] = not _ON[0]\ndef is_on():\n    return _ON[0]\n"
+_CLOSURE = """
+def _counter():
+    number = 0
+    def following():
+        nonlocal number
+        number += 1
+        return number
+    return following
+
+_FOLLOWING = _counter()
+
+def next_id():
+    return _FOLLOWING()
+"""
+_STACK = """
+_VALUES = [0]
+
+def add(number):
+    _VALUES.append(_VALUES[-1] + number)
+    return "done"
+
+def undo():
+    _VALUES.pop()
+    return "undone"
+
+def value():
+    return _VALUES[-1]
+"""
+_PAIRS = "_D = {'a': 1}\ndef put(key, value):\n    _D[key] = value\ndef get(key):\n    return _D.get(key, 0)\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "calls", "unused"),
+    [
+        (
+            _ORDERS,
+            [
+                ("create_order", {"customer": "Ada"}, 1),
+                ("add_item", {"order": 1, "item": "tea", "quantity": 3}, None),
+                ("items", {"order": 1}, 3),
+            ],
+            {},
+        ),
+        (_ORDERS, [("create_order", {"customer": "Ada"}, 1)], {"owner": {"order": 1}}),
+        (_ORDERS, [("create_order", {"customer": "Ada"}, 1), ("create_order", {"customer": "Bob"}, 2)], {}),
+        (_MODE + "_S['mode'] = mode\n", [("mode", {}, "off"), ("set_mode", {"mode": "eco"}, None)], {}),
+        (_MODE + "_S['mode'] = mode\n    return mode\n", [("set_mode", {"mode": "eco"}, "eco")], {"mode": {}}),
+        (
+            _MODE + "_S['mode'] = mode\n    return 'ok'\n",
+            [("set_mode", {"mode": "off"}, "ok"), ("mode", {}, "off")],
+            {},
+        ),
+        (
+            _RATES,
+            [("set_rate", {"currency": "EUR", "rate": 3.5}, None), ("convert", {"amount": 10, "currency": "USD"}, 10)],
+            {},
+        ),
+        (
+            _BANK,
+            [("transfer", {"source": "ada", "target": "bob", "amount": 30}, True)],
+            {"balance": {"account": "ada"}},
+        ),
+        (_LOG, [("line", {"number": 0}, "first"), ("append", {"entry": "second"}, None)], {}),
+        (_FILES, [("write", {"name": "a.txt", "text": "hello"}, "saved")], {"read": {"name": "a"}}),
+        (_STORE, [("delete", {"key": "tea"}, "gone")], {}),
+        (_LAMP, [("toggle", {}, None)], {"is_on": {}}),
+        (_CLOSURE, [("next_id", {}, 1)], {}),
+        (_STACK, [("add", {"number": 5}, "done"), ("undo", {}, "undone"), ("value", {}, 0)], {}),
+        (_PAIRS, [("put", {"key": "a", "value": 7}, None), ("get", {"key": "a"}, 7)], {}),
+    ],
+)
+async def test_a_call_that_changes_state_is_judged_by_what_others_answer(
+    verifying_sandbox: Sandbox, source: str, calls: list[Any], unused: dict[str, Any]
+) -> None:
+    verdict = await verify_environment(_stateful(source, *_chain(*calls), unused=unused), verifying_sandbox)
+    assert verdict.verified, verdict
+
+
+@pytest.mark.parametrize(
+    ("source", "calls", "unused", "reason"),
+    [
+        (_MODE + "return 'ok'\n", [("set_mode", {"mode": "eco"}, "ok")], {"mode": {}}, "ConstantTool"),
+        (_MODE + "return None\n", [("set_mode", {"mode": "eco"}, None)], {"mode": {}}, "ConstantTool"),
+        (_MODE + "return mode\n", [("set_mode", {"mode": "eco"}, "eco")], {"mode": {}}, "EchoesArgument"),
+        ("def create(x):\n    return 1\n", [("create", {"x": "Ada"}, 1)], {}, "ConstantTool"),
+        ("def next_id():\n    return 1\n", [("next_id", {}, 1)], {}, "ConstantTool"),
+        ("_L = []\ndef append(x):\n    _L.append(x)\n", [("append", {"x": "a"}, None)], {}, "ConstantTool"),
+        (
+            "_L = []\n_P = {'rome': 5, 'oslo': 6}\ndef note(x):\n    _L.append(x)\n    return list(_L)\n"
+            "def people(city):\n    return _P.get(city, 0)\n",
+            [("note", {"x": "a"}, ["a"]), ("people", {"city": "rome"}, 5)],
+            {},
+            "AnswersUnknown",
+        ),
+    ],
+)
+async def test_a_stateful_tool_that_changes_nothing_is_judged_by_its_answers(
+    verifying_sandbox: Sandbox, source: str, calls: list[Any], unused: dict[str, Any], reason: str
+) -> None:
+    verdict = await verify_environment(_stateful(source, *_chain(*calls), unused=unused), verifying_sandbox)
+    assert (verdict.phase, verdict.reason) == ("Rejected", reason), verdict
 
 
 async def test_match_rules(verifying_sandbox: Sandbox, one_tool: Maker) -> None:

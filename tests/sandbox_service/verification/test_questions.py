@@ -163,7 +163,9 @@ def test_the_question_of_a_step() -> None:
 
 def test_a_step_without_a_call_may_say_what_came_before() -> None:
     asks = [("Which?", "Rome", [], {"x": "one"}), ("Which?", "Paris", [], {"x": "two"})]
-    assert _fields("Which are they?", *asks, ("Give in order: Rome; Paris.", ["Rome", "Paris"], ["s0", "s1"], None)) == []
+    assert (
+        _fields("Which are they?", *asks, ("Give in order: Rome; Paris.", ["Rome", "Paris"], ["s0", "s1"], None)) == []
+    )
 
 
 def test_a_step_that_knows_what_another_has_yet_to_find() -> None:
@@ -185,7 +187,9 @@ def test_in_a_stateful_environment_a_question_says_what_to_change() -> None:
 
 
 def test_it_is_one_of_the_checks_that_read() -> None:
-    found = read_environment(_environment("Find the city of Basco Airport.", ("?", "Basco", [], {"x": "Basco Airport"})))
+    found = read_environment(
+        _environment("Find the city of Basco Airport.", ("?", "Basco", [], {"x": "Basco Airport"}))
+    )
     message = next(finding.message for finding in found if finding.reason == "AnswerInQuestion")
     assert message == "spec.question: says 'Basco', which is the answer; ask so that a tool is needed to know it"
 
@@ -202,7 +206,9 @@ def test_whatever_stands_in_the_question_is_said(answer: list[str], other: list[
 
 @given(st.lists(st.lists(st.integers(0, 5), max_size=2), min_size=1, max_size=6), st.booleans())
 def test_any_graph_can_be_read(parents: list[list[int]], calls: bool) -> None:
-    steps = [("Where is Rome?", "Rome", [f"s{p}" for p in needs], {"x": "Rome"} if calls else None) for needs in parents]
+    steps = [
+        ("Where is Rome?", "Rome", [f"s{p}" for p in needs], {"x": "Rome"} if calls else None) for needs in parents
+    ]
     spec = _environment("Where?", ("Where is Rome?", "Rome", [], {"x": "y"})).spec
     broken = [
         Step.model_validate({"id": f"s{i}", "question": q, "answer": a, "dependsOn": needs})

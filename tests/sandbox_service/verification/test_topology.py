@@ -62,6 +62,46 @@ def test_a_broken_graph_names_the_field(
     assert findings[0].message.startswith(field)
 
 
+_SHAPES = ["single-hop", "parallel-single-hop", "multi-hop", "parallel-multi-hop"]
+
+
+@pytest.mark.parametrize("label", _SHAPES)
+def test_the_scenario_is_the_shape_of_the_calls(city: Manifest, label: str) -> None:
+    city["spec"]["scenario"] = label
+    found = _findings(city)
+    assert [finding.reason for finding in found] == ["ScenarioMismatch"] * (label != "parallel-single-hop")
+    for finding in found:
+        assert finding.check == "topology"
+        assert finding.message == (
+            f"spec.scenario: says {label}, but the calls are parallel-single-hop: s1; s2; "
+            "write parallel-single-hop, or mend the steps' dependsOn"
+        )
+
+
+@given(st.lists(st.sets(st.integers(0, 5), max_size=2), min_size=1, max_size=6), st.sampled_from(_SHAPES))
+def test_one_scenario_fits_a_graph(parents: list[set[int]], label: str) -> None:
+    """Calls that need none are side by side; a call is one hop; a level of several is parallel."""
+    needs = {index: {parent for parent in wanted if parent < index} for index, wanted in enumerate(parents)}
+    depth = {index: 0 for index in needs}
+    for index, wanted in needs.items():
+        depth[index] = 1 + max((depth[parent] for parent in wanted), default=-1)
+    widest, longest = max(list(depth.values()).count(level) for level in depth.values()), max(depth.values())
+    shape = {(False, False): 0, (False, True): 1, (True, False): 2, (True, True): 3}[longest > 0, widest > 1]
+    steps = [
+        {
+            "id": f"s{index}", "question": "?", "answer": 1, "dependsOn": [f"s{parent}" for parent in sorted(wanted)],
+            "call": {"tool": "f", "arguments": {}},
+        }
+        for index, wanted in needs.items()
+    ]  # fmt: skip
+    spec = {
+        "question": "?", "answer": 1, "domain": "d", "scenario": label, "steps": steps, "source": "",
+        "tools": [{"name": "f", "description": "", "parameters": {"type": "object"}}],
+    }  # fmt: skip
+    mismatch = [finding.reason for finding in _findings({"metadata": {"name": "e"}, "spec": spec})]
+    assert mismatch == ([] if label == _SHAPES[shape] else ["ScenarioMismatch"])
+
+
 @pytest.mark.parametrize("answer", [2148000, "725000", 725001, None])
 def test_the_main_answer_is_the_answer_of_a_terminal_step(city: Manifest, answer: Any) -> None:
     city["spec"]["answer"] = answer
