@@ -1,8 +1,10 @@
 """Environments: a function of (seed, index), of the shape asked for, answerable one way only."""
 
 import json
+import re
 import subprocess
 import sys
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -20,6 +22,15 @@ from astra_synth.tables.shard import ShardPlan
 from .conftest import WritePack
 
 CHEMISTRY = open_tables("chemistry")
+
+
+_MADE = [(maker, number) for number in range(5) for maker in ("Arbo", "Belkor", "Cindal", "Dravik", "Elmet", "Fenwick")]
+
+
+def _made(generator: Generator, index: int) -> Environment:
+    environment = generator.make(index).environment
+    assert environment is not None
+    return environment
 
 
 def _environments(pack: str, count: int, **options: int) -> list[Environment]:
@@ -112,6 +123,29 @@ def test_questions_are_english_and_name_no_tool(pack: tuple[str, list[Environmen
             assert not any("_" in tool.name and tool.name in text for tool in spec.tools), text
         for previous, following in zip(spec.question.split(), spec.question.split()[1:], strict=False):
             assert previous != following or previous.istitle(), spec.question
+
+
+def _words(text: str) -> str:
+    bare = "".join(char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char))
+    return " ".join(["", *re.findall(r"[^\W_]+", bare.casefold()), ""])
+
+
+def test_no_question_says_what_a_call_is_to_find(pack: tuple[str, list[Environment]]) -> None:
+    _, environments = pack
+    for environment in environments:
+        for step in environment.spec.tool_steps:
+            if isinstance(step.answer, str) and len(step.answer) > 3:
+                assert _words(step.answer) not in _words(environment.spec.question), environment.spec.question
+                assert _words(step.answer) not in _words(step.question), step.question
+
+
+def test_a_tool_whose_arguments_say_its_answers_is_not_offered(write_pack: WritePack) -> None:
+    rows = "".join(f"{maker} {number},{maker},{maker[0]}{number:03d},lamp,1.5,{number}\n" for maker, number in _MADE)
+    dataset = open_tables(path=write_pack(product_rows=f"title,maker,sku,kind,weight,in_stock\n{rows}"))
+    generator = Generator(dataset, Recipe(3, 1, 2))
+    tools = {tool.name for index in range(0, 60, 6) for tool in _made(generator, index).spec.tools}
+    assert "product_stock" in tools
+    assert "product_maker" not in tools
 
 
 def test_arguments_come_from_the_question_or_from_what_a_step_depends_on(pack: tuple[str, list[Environment]]) -> None:
