@@ -6,8 +6,8 @@ A single perturbed call may answer gold for honest reasons: two cities share a t
   it knows answered gold and nothing answered otherwise (booleans excepted).
 - AnswersUnknown: a required argument was replaced by names that cannot exist, and each time it answered gold (booleans
   and answers that mean "nothing" excepted), null, or in words that nothing is known, where an error is due. Where the
-  gold argument is a key of the tool's data, any one answer to all of them is a default in place of an error, 0 and an
-  empty list too; where it is one of values that repeat, a tool may have looked for its rows and found none.
+  gold argument stands in the tool's data, any one answer to all of them is a default in place of an error, 0 and an
+  empty list too, unless the tool may have looked for rows and found none: where values repeat, or gold is 1 or a list.
 - EchoesArgument: whatever stands in one argument came back as the answer.
 
 In a stateful environment a call may do its work in what other calls answer: there these are suspicions, and hold for
@@ -150,9 +150,12 @@ class Constancy:
         if boolean or standing is None or isinstance(values[0], bool) or values[0] is _GIVEN:
             return False
         empty = _is_empty(values[0])
+        counts = self.step.answer == 1 or isinstance(self.step.answer, list | dict)
+        if empty and (standing == "repeated" or (standing == "single" and counts)):
+            return False
         if len(values) < _UNKNOWN_NAMES:
-            return standing == "key" and (empty or values[0] == -1)
-        return all(value == values[0] for value in values) and not (empty and standing == "listed")
+            return standing != "repeated" and (empty or values[0] == -1)
+        return all(value == values[0] for value in values)
 
     def _echoed(self) -> list[Path]:
         """Places that hold the gold answer, where nothing seen says that the tool does more than echo them."""

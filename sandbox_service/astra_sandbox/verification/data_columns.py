@@ -14,7 +14,7 @@ from typing import Any, Literal
 from astra_sandbox.verification.python_source import PythonSource, read_source
 
 Scalar = str | int | float
-Standing = Literal["key", "listed"] | None
+Standing = Literal["key", "single", "repeated"] | None
 _MAX_CELLS = 200_000
 _MAX_TEXT = 200  # longer texts are prose, not values
 _SEPARATORS = ("\t", ";", "|", ",")
@@ -27,10 +27,11 @@ class DataColumns:
         self._columns: list[list[Scalar]] = []
         self._homes: dict[Scalar, list[int]] = {}
         self._repeating: set[int] = set()  # columns that hold a value more than once
+        self._keys: set[int] = set()  # columns of the keys of a dict
         self._told: set[int] = set()  # columns of what is told of keys: a number there may be any argument by chance
         cells = 0
         for literal in source.literals:
-            for column, told in _columns(literal):
+            for column, role in _columns(literal):
                 cells += len(column)
                 if cells > _MAX_CELLS:
                     return
@@ -41,19 +42,21 @@ class DataColumns:
                         self._repeating.add(number)
                     else:
                         homes.append(number)
-                if told:
-                    self._told.add(number)
+                if role is not None:
+                    (self._keys if role == "keys" else self._told).add(number)
                 self._columns.append(column)
 
     def standing(self, value: Any) -> Standing:
-        """Whether the data knows a value as a key: in every column that holds it, each value stands once.
+        """How the data knows a value: as a key of a dict, as the single one of its kind, or as one that repeats.
 
-        What stands among repeated values too is listed: a tool may look for all of its rows, and find none.
+        Where values repeat in a column, a tool may look for the rows that hold one, and find none.
         """
         homes = self._homes_as_name(value)
         if not homes:
             return None
-        return "listed" if self._repeating.intersection(homes) else "key"
+        if self._repeating.intersection(homes):
+            return "repeated"
+        return "key" if self._keys.intersection(homes) else "single"
 
     def absent(self, value: Any, seed: str) -> Sequence[Scalar]:
         """Values of the form of one that the data knows, which no column holds; none for one that it does not."""
@@ -106,8 +109,8 @@ def _folded(value: Scalar) -> Scalar:
     return value.strip().casefold() if isinstance(value, str) else value
 
 
-def _columns(data: Any) -> Iterator[tuple[list[Scalar], bool]]:
-    """The columns of one literal, embedded text included, and whether they hold what is told of keys.
+def _columns(data: Any) -> Iterator[tuple[list[Scalar], Literal["keys", "told"] | None]]:
+    """The columns of one literal, embedded text included, and whether they hold keys, or what is told of keys.
 
     A row is a list, tuple or dict among several alike.
     """
@@ -119,17 +122,17 @@ def _columns(data: Any) -> Iterator[tuple[list[Scalar], bool]]:
             if table is not None:
                 pending.append(table)
         elif isinstance(value, dict):
-            yield _scalars(list(value)), False
-            yield from ((_distinct(field), False) for field in _fields(list(value)))  # of keys that are tuples
-            yield _scalars(list(value.values())), True
-            yield from ((field, True) for field in _fields(list(value.values())))
-            yield _names(list(value.values())), False
+            yield _scalars(list(value)), "keys"
+            yield from ((_distinct(field), "keys") for field in _fields(list(value)))  # of keys that are tuples
+            yield _scalars(list(value.values())), "told"
+            yield from ((field, "told") for field in _fields(list(value.values())))
+            yield _names(list(value.values())), "keys"
             pending.extend(_inside(list(value.values())))
         elif isinstance(value, list | tuple | set | frozenset):
             items = sorted(value, key=repr) if isinstance(value, set | frozenset) else list(value)
-            yield _scalars(items), False
-            yield from ((field, False) for field in _fields(items))
-            yield _names(items), False
+            yield _scalars(items), None
+            yield from ((field, None) for field in _fields(items))
+            yield _names(items), "keys"
             pending.extend(_inside(items))
 
 

@@ -31,17 +31,21 @@ from astra_sandbox.verification.verdict import Finding, Reason
 
 _FEWEST_LETTERS, _FEWEST_DIGITS = 3, 2
 _FEWEST_DIGITS_ELSEWHERE = 3  # of a number that another step's question says
-_OR = r"(?:or|vs|versus|oder|ou|или|либо)\b|o\b|或者?|还是|または|それとも|또는"
+_OR = r"(?:(?:or|OR|vs\.?|versus|oder|ou|o|или|либо)\s|或者?|还是|または|それとも|또는)"  # no O'Hare
 _ARTICLE = r"(?:(?:the|an?|der|die|das|eine?|le|la|les|une?|el|los|las)\s+)?"
-_OFFERED_AFTER = re.compile(rf"[\"'’”)]?\s*,?\s*(?:{_OR})", re.IGNORECASE)
-_OFFERED_BEFORE = re.compile(rf"(?:^|[\s,、，])(?:{_OR})\s*{_ARTICLE}[\"'‘“(]?$", re.IGNORECASE)
-_LATER_OR = re.compile(rf"^[\"'’”)]?\s*[,、，].*?[\s,、，](?:{_OR})", re.IGNORECASE)
+_ASKS = r"(?:which|what|who|where|when|how|tell|find|give|list|name|look)\b"
+_LISTED = rf"(?:(?!(?i:{_ASKS}))[^\s,、，]+\s*){{1,3}}"  # what stands between two commas of an enumeration
+_OFFERED_AFTER = re.compile(rf"[\"'’”)]?\s*(?:[,、，]\s*{_LISTED})*[,、，]?\s*{_OR}")
+_OFFERED_BEFORE = re.compile(rf"(?:^|[\s,、，])(?:{_OR})\s*{_ARTICLE}[\"'‘“(]?$")
 _POLAR = re.compile(
-    r"\s*(?:is|are|was|were|does|do|did|has|have|had|will|ist|sind|war|waren|hat|haben|hatte|wird|werden)\s+"
-    r"(?!you\b|we\b|sie\b|du\b|ihr\b).*\?$|.*(?:吗|嗎)[？?]?$",
+    r"\s*(?:is|are|was(?!\s+(?:ist|sind|war|waren|hat|haben|wird|werden|kostet)\b)|were|does|do|did|has|have|had|will|"
+    r"ist|sind|war|waren|hat|haben|hatte|wird|werden)\s+(?!you\b|we\b|sie\b|du\b|ihr\b).*\?$|.*(?:吗|嗎)[？?]?$",
     re.IGNORECASE | re.DOTALL,
 )
-_CONDITION = re.compile(r"(?:\b(?:whether|if|ob|falls|wenn)\b|是否|如果)[^,;:，；：]*$", re.IGNORECASE)
+_CONDITION = re.compile(
+    r"(?:\b(?:whether|if|ob|falls|wenn)\b(?!\s+(?:you|possible|we|sie|du|ihr)\b)|是否|如果)[^,;:，；：]*$",
+    re.IGNORECASE,
+)
 _SENTENCE = re.compile(r".*?(?:[?？!！。;；\n]+|\.(?=\s|$)|$)", re.DOTALL)
 _PART_OF_A_DATE = re.compile(r"\d[-/.:]$"), re.compile(r"^[-/:]\d")
 
@@ -193,7 +197,6 @@ def _offered(question: str, mention: Mention) -> bool:
     continued = re.match(r"\s[A-Z]", after) is not None  # London in "Heathrow or London City"
     return (
         _OFFERED_AFTER.match(after) is not None
-        or _LATER_OR.match(after) is not None
         or (_OFFERED_BEFORE.search(before) is not None and not continued)
         or _POLAR.fullmatch(question[start:end].strip()) is not None
         or _CONDITION.search(before) is not None

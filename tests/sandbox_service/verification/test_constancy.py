@@ -106,7 +106,7 @@ _ORDERS = [("ada", 3), ("bob", 4), ("ada", 5)]
 
 
 def _standing(value: Any) -> Standing:
-    return "key" if value in _KNOWN else "listed" if value in ("ada", "bob") else None
+    return "key" if value in _KNOWN else "repeated" if value in ("ada", "bob") else None
 
 
 @pytest.mark.parametrize(
@@ -150,6 +150,14 @@ def test_words_that_nothing_is_known_are_no_answer_whatever_the_data(default: An
 )
 def test_a_filter_may_find_nothing(function: Callable[..., Any]) -> None:
     assert _judged(function, {"x": "ada"}, standing=_standing) is None
+
+
+@pytest.mark.parametrize("found", [1, ["tea"], {"tea": 2}])
+def test_rows_that_happen_not_to_repeat_may_be_looked_for(found: Any) -> None:
+    known, nothing = {"ada": found, "bob": 2}, type(found)()
+    assert _judged(lambda x: known.get(x, nothing), {"x": "ada"}, standing=lambda _: "single") is None
+    assert _judged(lambda x: known.get(x, nothing), {"x": "ada"}, standing=lambda _: "key") == "AnswersUnknown"
+    assert _judged(lambda x: known.get(x, nothing), {"x": "bob"}, standing=lambda _: "single") == "AnswersUnknown"
 
 
 def test_a_filter_that_says_something_else_has_a_default() -> None:

@@ -75,6 +75,11 @@ def _single(question: str, answer: Any, **arguments: Any) -> list[str]:
         ("What are the name and the population of Oslo, with its 709000 people?", {"name": "Oslo", "n": 709000}),
         ("Do you know the city that Pantelleria Airport serves?", "Pantelleria"),
         ("Which city is served by Heathrow or London City Airport?", "London"),
+        ("Which city does Chicago O'Hare International Airport serve?", "Chicago"),
+        ("Was ist die Stadt, die der Flughafen Pantelleria bedient?", "Pantelleria"),
+        ("I wonder if you could find the city served by Pantelleria Airport.", "Pantelleria"),
+        ("For the airport of Pantelleria, tell me the city or town that it serves.", "Pantelleria"),
+        ("For the airport of Pantelleria, what city or town is nearest?", "Pantelleria"),
     ],
 )
 def test_a_question_that_says_its_answer(question: str, answer: Any) -> None:
@@ -89,6 +94,8 @@ def test_a_question_that_says_its_answer(question: str, answer: Any) -> None:
         ("Is the museum open?", "open"),
         ("Is the shop open or closed?", "closed"),
         ("Was flight LH1 late, early or on time?", "early"),
+        ("What is the flight: late, early, or on time?", "late"),
+        ("What is the state of the flight, late, early or on time?", "late"),
         ("Ist der Laden offen?", "offen"),
         ("博物馆开放吗？", "开放"),
         ("What is the entry fee if the museum is open?", "open"),
