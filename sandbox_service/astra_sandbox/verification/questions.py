@@ -31,12 +31,13 @@ from astra_sandbox.verification.verdict import Finding, Reason
 
 _FEWEST_LETTERS, _FEWEST_DIGITS = 3, 2
 _FEWEST_DIGITS_ELSEWHERE = 3  # of a number that another step's question says
-_OR = r"(?:(?:or|OR|vs\.?|versus|oder|ou|o|или|либо)\s|或者?|还是|または|それとも|또는)"  # no O'Hare
+_OR_SPACED = r"(?:or|OR|vs\.?|versus|oder|ou|o|или|либо)\s"  # no O'Hare
+_OR_SPACELESS = r"(?:或者?|还是|または|それとも|또는)"
 _ARTICLE = r"(?:(?:the|an?|der|die|das|eine?|le|la|les|une?|el|los|las)\s+)?"
 _ASKS = r"(?:which|what|who|where|when|how|tell|find|give|list|name|look)\b"
 _LISTED = rf"(?:(?!(?i:{_ASKS}))[^\s,、，]+\s*){{1,3}}"  # what stands between two commas of an enumeration
-_OFFERED_AFTER = re.compile(rf"[\"'’”)]?\s*(?:[,、，]\s*{_LISTED})*[,、，]?\s*{_OR}")
-_OFFERED_BEFORE = re.compile(rf"(?:^|[\s,、，])(?:{_OR})\s*{_ARTICLE}[\"'‘“(]?$")
+_OFFERED_AFTER = re.compile(rf"[\"'’”)]?\s*(?:[,、，]\s*{_LISTED})*[,、，]?\s*(?:{_OR_SPACED}|{_OR_SPACELESS})")
+_OFFERED_BEFORE = re.compile(rf"(?:(?:^|[\s,]){_OR_SPACED}|{_OR_SPACELESS})\s*{_ARTICLE}[\"'‘“(]?$")
 _POLAR = re.compile(
     r"\s*(?:is|are|was(?!\s+(?:ist|sind|war|waren|hat|haben|wird|werden|kostet)\b)|were|does|do|did|has|have|had|will|"
     r"ist|sind|war|waren|hat|haben|hatte|wird|werden)\s+(?!you\b|we\b|sie\b|du\b|ihr\b).*\?$|.*(?:吗|嗎)[？?]?$",
@@ -194,7 +195,7 @@ def _offered(question: str, mention: Mention) -> bool:
         if start <= mention.start < end:
             break
     before, after = question[start : mention.start], question[mention.end : max(end, mention.end)]
-    continued = re.match(r"\s[A-Z]", after) is not None  # London in "Heathrow or London City"
+    continued = question[mention.start].isupper() and re.match(r"\s[A-Z]", after) is not None  # London in London City
     return (
         _OFFERED_AFTER.match(after) is not None
         or (_OFFERED_BEFORE.search(before) is not None and not continued)
