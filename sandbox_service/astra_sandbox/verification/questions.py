@@ -14,9 +14,10 @@ are not accused:
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import networkx as nx
@@ -35,7 +36,8 @@ _OR_SPACED = r"(?:or|OR|vs\.?|versus|oder|ou|o|или|либо)\s"  # no O'Hare
 _OR_SPACELESS = r"(?:或者?|还是|または|それとも|또는)"
 _ARTICLE = r"(?:(?:the|an?|der|die|das|eine?|le|la|les|une?|el|los|las)\s+)?"
 _ASKS = r"(?:which|what|who|where|when|how|tell|find|give|list|name|look)\b"
-_LISTED = rf"(?:(?!(?i:{_ASKS}))[^\s,、，]+\s*){{1,3}}"  # what stands between two commas of an enumeration
+_WORD = rf"(?!(?i:{_ASKS}))[^\s,、，]+"
+_LISTED = rf"{_WORD}(?:\s+{_WORD}){{0,2}}\s*"  # what stands between two commas of an enumeration
 _OFFERED_AFTER = re.compile(rf"[\"'’”)]?\s*(?:[,、，]\s*{_LISTED})*[,、，]?\s*(?:{_OR_SPACED}|{_OR_SPACELESS})")
 _OFFERED_BEFORE = re.compile(rf"(?:(?:^|[\s,]){_OR_SPACED}|{_OR_SPACELESS})\s*{_ARTICLE}[\"'‘“(]?$")
 _POLAR = re.compile(
@@ -48,6 +50,7 @@ _CONDITION = re.compile(
     re.IGNORECASE,
 )
 _SENTENCE = re.compile(r".*?(?:[?？!！。;；\n]+|\.(?=\s|$)|$)", re.DOTALL)
+_NEAR = 200  # characters around a mention that may show that it is offered
 _PART_OF_A_DATE = re.compile(r"\d[-/.:]$"), re.compile(r"^[-/:]\d")
 
 
@@ -189,19 +192,26 @@ def _mentions(answer: Any, tolerance: float, question: str) -> Iterator[Mention]
 
 def _offered(question: str, mention: Mention) -> bool:
     """Whether a question offers what it says: as one of several, or for a yes or a no."""
-    start = end = 0
-    for sentence in _SENTENCE.finditer(question):
-        start, end = sentence.span()
-        if start <= mention.start < end:
-            break
-    before, after = question[start : mention.start], question[mention.end : max(end, mention.end)]
+    ends, polar = _sentences(question)
+    place = bisect_right(ends, mention.start)
+    start, end = ends[place - 1] if place else 0, max(ends[place], mention.end)
+    before, after = question[max(start, mention.start - _NEAR) : mention.start], question[mention.end : end][:_NEAR]
     continued = question[mention.start].isupper() and re.match(r"\s[A-Z]", after) is not None  # London in London City
     return (
-        _OFFERED_AFTER.match(after) is not None
+        polar[place]
+        or _OFFERED_AFTER.match(after) is not None
         or (_OFFERED_BEFORE.search(before) is not None and not continued)
-        or _POLAR.fullmatch(question[start:end].strip()) is not None
         or _CONDITION.search(before) is not None
     )
+
+
+@lru_cache(maxsize=256)
+def _sentences(question: str) -> tuple[list[int], list[bool]]:
+    """Where the sentences of a question end, and which of them want a yes or a no."""
+    found = [sentence for sentence in _SENTENCE.finditer(question) if sentence[0]]
+    return [sentence.end() for sentence in found], [
+        _POLAR.fullmatch(sentence[0].strip()) is not None for sentence in found
+    ]
 
 
 def _in_code(question: str, mention: Mention) -> bool:
@@ -209,7 +219,8 @@ def _in_code(question: str, mention: Mention) -> bool:
     if re.match(r"0\d", mention.digits):
         return True
     before, after = _PART_OF_A_DATE
-    return before.search(question[: mention.start]) is not None or after.search(question[mention.end :]) is not None
+    left, right = question[max(mention.start - 2, 0) : mention.start], question[mention.end : mention.end + 2]
+    return before.search(left) is not None or after.search(right) is not None
 
 
 def _texts(values: Iterable[Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """Questions that say their answers, and honest ones that only seem to."""
 
+import time
 from typing import Any
 
 import pytest
@@ -203,6 +204,14 @@ def test_it_is_one_of_the_checks_that_read() -> None:
     )
     message = next(finding.message for finding in found if finding.reason == "AnswerInQuestion")
     assert message == "spec.question: says 'Basco', which is the answer; ask so that a tool is needed to know it"
+
+
+@pytest.mark.parametrize("text", ["Rome, aaaaaaaa", "Rome ", "if Rome", "1,", "1 ", "Is Rome", "Rome or "])
+def test_a_long_question_is_read_at_once(text: str) -> None:
+    started = time.process_time()
+    _single((text * 16_384)[:16_384], "Rome")
+    _single((text * 16_384)[:16_384], 111111)
+    assert time.process_time() - started < 2
 
 
 _WORDS = st.lists(st.sampled_from(["green", "river", "stone", "harbour", "seven", "north"]), min_size=1, max_size=3)
