@@ -154,7 +154,7 @@ class ChatFormat:
         text = hold(thought.text)
         text = text.replace(core, _MARK + core) if (core := text.strip()) else text
         if self._thought_field is not None:
-            return {self._thought_field: text}
+            return {self._thought_field: text, "content": hold(said.lstrip("\n") if thought.in_text else said)}
         if THOUGHT not in self._template and not (thought.in_text and thought.begun):
             raise ChatTemplateError(_NO_PLACE)
         written = thought.in_text and not self._opens_thought
