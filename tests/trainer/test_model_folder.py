@@ -149,7 +149,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     ),
     "a config of another size": (
         configured(hidden_size=64),
-        r"is \[.*\], by config.json \[.*; give the config.json of",
+        r"is \[.*\], by its configuration \[.*; give the one of",
     ),
     "a config that contradicts itself": (configured(num_hidden_layers=1), "transformers cannot load it: .*layer_types"),
     "no weights": (removed(WEIGHTS), r"no \*\.safetensors weights; give the folder of a whole"),

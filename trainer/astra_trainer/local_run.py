@@ -19,6 +19,7 @@ from astra_trainer.progress import Progress, Silence
 
 T = TypeVar("T")
 _DEMONSTRATIONS = Path("trajectories") / "sft-000000-demonstrations.jsonl"  # of a run's directory, once they are read
+_MADE = Path("checkpoints") / "base-0"  # what was made of a GGUF file
 
 
 def train_here(
@@ -59,7 +60,8 @@ def check_given(run: TrainingRun, out: Path) -> None:
     sft = run.spec.sft
     if sft is not None and isinstance(sft.dataset, FilesDataset) and not (out / _DEMONSTRATIONS).exists():
         check_files(Path(sft.dataset.path))
-    check_model(run.spec.model, run.spec.engine)
+    if run.spec.model.gguf is None or not (out / _MADE).exists():
+        check_model(run.spec.model, run.spec.engine)
 
 
 async def _train(run: TrainingRun, environments: Sequence[Environment], out: Path, progress: Progress) -> Path:

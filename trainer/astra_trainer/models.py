@@ -4,7 +4,7 @@ import contextlib
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -94,15 +94,19 @@ def _unpack(gguf: GgufModel, folder: Path) -> None:
     """Writes the weights of a GGUF file in float32, its tokenizer, and a chat template that knows tools."""
     file = gguf_file(gguf)
     try:
-        model, found = cast(Any, AutoModelForCausalLM).from_pretrained(
-            str(file.parent), gguf_file=file.name, dtype=torch.float32, output_loading_info=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+        with _quiet():
+            model, found = cast(Any, AutoModelForCausalLM).from_pretrained(
+                str(file.parent),
+                gguf_file=file.name,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
     except Exception as error:  # whatever a library makes of a file that it was not made for
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"spec.model.gguf: transformers cannot read {file.name}: {reason}") from error
-    if missing := sorted(found["missing_keys"]):
-        raise ModelError(f"spec.model.gguf: {file.name} lacks the weights {some(missing)}; give the whole model")
+    _refuse_gaps(found, f"spec.model.gguf: {file.name}")
     stop = tokenizer.convert_ids_to_tokens(model.config.eos_token_id)  # the tokenizer's own are often wrong in a GGUF
     tokenizer.eos_token = stop
     tokenizer.pad_token = tokenizer.pad_token or stop
@@ -129,19 +133,24 @@ def _checked(folder: Path, field: str) -> Path:
     check_model_folder(folder, field)
     where = f"{field}: {folder}"
     found = _loaded_in_name(folder, where)
-    if wrong := sorted(found["mismatched_keys"]):
-        name, shape, wanted = wrong[0]
-        raise ModelError(
-            f"{where}: {name} is {list(shape)}, by config.json {list(wanted)}; give the config.json of these weights"
-        )
-    if missing := sorted(found["missing_keys"]):
-        raise ModelError(f"{where}: lacks the weights {some(missing)}; give the whole model")
+    _refuse_gaps(found, where)
     if unexpected := sorted(found["unexpected_keys"]):
         raise ModelError(
             f"{where}: config.json has no place for the weights {some(unexpected)}; give the config.json of these "
             "weights, or take them out"
         )
     return folder
+
+
+def _refuse_gaps(found: Mapping[str, Any], where: str) -> None:
+    """Raises ModelError where loading would give weights that nobody trained."""
+    if wrong := sorted(found["mismatched_keys"]):
+        name, shape, wanted = wrong[0]
+        raise ModelError(
+            f"{where}: {name} is {list(shape)}, by its configuration {list(wanted)}; give the one of these weights"
+        )
+    if missing := sorted(found["missing_keys"]):
+        raise ModelError(f"{where}: lacks the weights {some(missing)}; give the whole model")
 
 
 def _loaded_in_name(folder: Path, where: str) -> dict[str, Any]:
