@@ -5,6 +5,7 @@ message a call, and at last an assistant turn without calls, or one whose calls 
 is trained on, but turns of `weight` 0. Trajectories that runs write are conversations too.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -84,6 +85,8 @@ def _value(line: bytes, number: int) -> object:
         value = parse_json(text)
     except NotCanonicalError as error:
         raise ValueError(f"not JSON: {error}; give one conversation a line") from None
+    if "\\u" in text:
+        json.dumps(value, ensure_ascii=False).encode()  # UnicodeEncodeError, a ValueError: a lone surrogate is no text
     return value
 
 
