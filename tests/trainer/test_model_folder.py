@@ -223,6 +223,8 @@ def test_a_folder_that_cannot_be_trained_is_refused_in_one_line(folder: Path, na
 
 def test_whole_folders_are_taken(folder: Path) -> None:
     check_model(Model(path=str(folder)), "embedded")
+    weights(lambda tensors: {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()})(folder)
+    check_model(Model(path=str(folder)), "embedded")  # a tied matrix that is saved twice
     text("pytorch_model.bin", POINTER)(folder)  # not what is loaded
     text("consolidated.safetensors", POINTER)(folder)
     sharded()(folder)

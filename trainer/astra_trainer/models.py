@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch.overrides import TorchFunctionMode
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -156,7 +157,7 @@ def _refuse_gaps(found: Mapping[str, Any], where: str) -> None:
 def _loaded_in_name(folder: Path, where: str) -> dict[str, Any]:
     """Loads all of a folder but the numbers; returns what loading would make up or leave out. Raises ModelError."""
     try:
-        with _quiet():
+        with _quiet(), _NumbersEqual():
             model, found = cast(Any, AutoModelForCausalLM).from_pretrained(
                 str(folder),
                 device_map="meta",
@@ -177,6 +178,13 @@ def _loaded_in_name(folder: Path, where: str) -> dict[str, Any]:
             "model, or enlarge the embedding (resize_token_embeddings)"
         )
     return dict(found)
+
+
+class _NumbersEqual(TorchFunctionMode):
+    """Tensors without numbers are equal: transformers asks whether a tied matrix that is saved twice is one."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return True if func is torch.equal else func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager
