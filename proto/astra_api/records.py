@@ -3,12 +3,13 @@
 Records are frozen and refuse unknown fields. They are what the parts hand each other in files and over gRPC.
 """
 
+import json
 from collections.abc import Mapping
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_serializer, field_validator
 
 from astra_api.canonical import digest
 
@@ -29,6 +30,10 @@ class ToolSpec(Record):
     def as_openai(self) -> dict[str, Any]:
         """The tool as an entry of an OpenAI `tools` list (what chat templates take)."""
         return {"type": "function", "function": self.model_dump()}
+
+    def as_json(self) -> str:
+        """The JSON text of that entry."""
+        return json.dumps(self.as_openai(), ensure_ascii=False)
 
 
 class Toolset(Record):
@@ -105,15 +110,33 @@ class ToolResult(Record):
 
 
 ToolOutcome = Annotated[ToolResult | ToolError, Field(discriminator="type")]
+_NO_OUTCOME = {"type": "", "json_text": "", "kind": "", "message": "", "ended_process": False}
 
 
 class CallRecord(Record):
-    """One executed call: an entry of a session's log, and all that a replay needs."""
+    """One executed call: an entry of a session's log, and all that a replay needs.
+
+    An outcome is written with the fields of both kinds, those of the other kind empty: in a file that Arrow reads, a
+    column has one type, whatever happened first.
+    """
 
     call_id: str
     tool: str
     arguments_json: str
     outcome: ToolOutcome
+
+    @field_serializer("outcome")
+    def _in_one_shape(self, outcome: ToolOutcome) -> dict[str, Any]:
+        return _NO_OUTCOME | outcome.model_dump()
+
+    @field_validator("outcome", mode="before")
+    @classmethod
+    def _of_one_shape(cls, value: Any) -> Any:
+        """What was written, without the empty fields of the other kind."""
+        if not isinstance(value, dict):
+            return value
+        own = ToolError.model_fields if value.get("type") == "error" else ToolResult.model_fields
+        return {key: item for key, item in value.items() if key in own or item != _NO_OUTCOME.get(key)}
 
 
 class Message(Record):
@@ -122,6 +145,7 @@ class Message(Record):
     role: Literal["system", "user", "assistant", "tool"]
     content: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    weight: Literal[0, 1] | None = None  # of an assistant's turn, as in OpenAI's data: 0 is context, not trained on
 
 
 class Reward(Record):
@@ -155,6 +179,7 @@ class Trajectory(Record):
     index: int  # within the group
     messages: tuple[Message, ...]
     tools: tuple[str, ...]  # names offered, in order
+    tool_schemas: tuple[str, ...] = ()  # of each, the JSON text of its OpenAI function schema
     tokens: tuple[int, ...]
     mask: tuple[int, ...]
     logprobs: tuple[float, ...] = ()

@@ -12,12 +12,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
 import short_run as short
 from astra_api.errors import BadInput
+from astra_api.records import Trajectory
+from astra_api.training_run import TrainingRun
+from astra_trainer.local_run import train_here
 from astra_trainer.models import load_policy
 from astra_trainer.pipeline import train
+from astra_trainer.trajectory_lines import dump_lines, read_lines
 
 
 class Recorder:
@@ -135,6 +140,53 @@ def test_trajectories_are_token_exact_and_complete(finished: tuple[Path, Recorde
     for step in range(1, short.RL_STEPS + 1):
         rolled_out = [json.loads(line) for line in files[f"rl-{step:06}-train.jsonl"]]
         assert all(len(t["tokens"]) == len(t["mask"]) == len(t["logprobs"]) for t in rolled_out)
+
+
+def test_datasets_reads_a_run(finished: tuple[Path, Recorder, Path], tmp_path: Path) -> None:
+    """The directory, with types that no file has to guess, and every file of it alone."""
+    out = finished[0]
+    written = sorted((out / "trajectories").glob("*.jsonl"))
+    whole = datasets.load_dataset(str(out), cache_dir=str(tmp_path))["train"]
+    assert len(whole) == sum(len(file.read_text().splitlines()) for file in written)
+    lines = [trajectory for file in written for trajectory in read_lines(file)]
+    assert [Trajectory.model_validate(line) for line in whole] == lines
+    for file in (*written, out / "metrics.jsonl"):
+        alone = datasets.load_dataset("json", data_files=str(file), cache_dir=str(tmp_path))["train"]
+        assert len(alone) == len(file.read_text().splitlines())
+
+
+def _given(data: Path, **changes: Any) -> TrainingRun:
+    sft = {"dataset": {"type": "files", "path": str(data)}, "epochs": 1, "batchSize": 4, "learningRate": 1e-3}
+    return short.run(sft=sft, rl=None, **changes)
+
+
+async def test_nothing_that_is_held_out_is_learned(finished: tuple[Path, Recorder, Path], tmp_path: Path) -> None:
+    """Told before anything is evaluated."""
+    written = finished[0] / "trajectories"
+    demonstrated = read_lines(written / "sft-000000-demonstrations.jsonl")
+    held_out = read_lines(written / "base-000000-holdout.jsonl")[0]
+    demonstrated[2] = demonstrated[2].model_copy(update={"digest": held_out.digest})
+    (tmp_path / "data.jsonl").write_bytes(dump_lines(demonstrated))
+    run, heard = _given(tmp_path / "data.jsonl"), Recorder()
+    with pytest.raises(
+        BadInput, match=rf"data\.jsonl:3: a trajectory of {held_out.environment}, which this run holds out"
+    ):
+        await train(run, short.environments(), tmp_path / "run", sandbox=short.sandbox(), progress=heard)
+    assert not heard.lines
+
+
+def test_what_was_given_is_looked_at_before_anything_starts(tmp_path: Path) -> None:
+    """In the directory of the run nothing is begun; data that were read once are not read again."""
+    (tmp_path / "data.jsonl").write_text("{}")
+    (tmp_path / "model").mkdir()
+    run = _given(tmp_path / "data.jsonl", model={"path": str(tmp_path / "model")})
+    with pytest.raises(BadInput, match=r"data\.jsonl: line 1: expected"):
+        train_here(run, short.environments(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run" / "trajectories").mkdir(parents=True)
+    (tmp_path / "run" / "trajectories" / "sft-000000-demonstrations.jsonl").write_text("")
+    with pytest.raises(BadInput, match=r"spec\.model\.path: .*/model: has no config\.json"):
+        train_here(run, short.environments(), tmp_path / "run")
 
 
 def start(out: Path) -> subprocess.Popen[bytes]:

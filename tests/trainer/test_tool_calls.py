@@ -49,6 +49,30 @@ def test_nothing_raises_and_no_call_gets_lost(text: str) -> None:
     assert "<tool_call>" not in content
 
 
+@given(st.lists(st.sampled_from(["call", "draft", "text", "broken", "open"]), max_size=6), st.booleans())
+def test_drafts_of_thoughts_are_never_calls(pieces: list[str], thinking: bool) -> None:
+    """Calls outside of thoughts are read, those inside are text, wherever the thoughts stand; markers in arguments are
+    letters."""
+    call = block('{"name": "run", "arguments": {"text": "<think></think><tool_call>"}}')
+    draft = block('{"name": "draft", "arguments": {}}')
+    texts = {
+        "call": call,
+        "draft": f"<think>or {draft}? {draft[:30]}</think>",
+        "text": "\nSo </think> it is. ",
+        "broken": f'<tool_call>{{"name": "bad", <think>{draft}</think>',
+        "open": f"<think> or {draft}",
+    }
+    text = f"or {draft}</think>" * thinking + "".join(texts[piece] for piece in pieces)
+    if "open" in pieces:  # all that follows, to the end of the next thought, is one
+        first = pieces.index("open")
+        pieces = pieces[:first]
+        text = f"or {draft}</think>" * thinking + "".join(texts[piece] for piece in pieces) + texts["open"]
+    content, calls = parse_tool_calls(text, thinking=thinking)
+    expected = {"call": "run", "broken": "bad"}
+    assert [found.tool for found in calls] == [expected[piece] for piece in pieces if piece in expected]
+    assert content.count("draft") == text.count("draft")
+
+
 @pytest.mark.parametrize(
     ("text", "tool", "arguments"),
     [

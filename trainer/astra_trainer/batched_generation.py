@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from astra_trainer.compute import compute
 from astra_trainer.generation import Generation
+from astra_trainer.models import unsampled
 from astra_trainer.row_cache import PrefixStore, RowCache
 from astra_trainer.sampling import sample, uniforms
 
@@ -61,10 +62,8 @@ class BatchedGenerator:
         rows: int = 64,
         memory: int = 1 << 29,
     ):
-        default = "sliding_attention" if getattr(model.config, "sliding_window", None) else "full_attention"
-        kinds = set(getattr(model.config, "layer_types", None) or [default])
-        if kinds != {"full_attention"}:
-            raise ValueError(f"{model.config.model_type}: layers of {sorted(kinds)}; only full attention is supported")
+        if reason := unsampled(model.config):
+            raise ValueError(f"{reason}; only full attention is supported")
         self._model = model
         self._stops = frozenset(stop_ids)
         self._most_rows = rows

@@ -17,34 +17,43 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 from astra_api.records import Message, ToolCall, ToolSpec
-from astra_trainer.tool_calls import END, START, parse_tool_calls
+from astra_trainer.thoughts import Thought
+from astra_trainer.tool_calls import END, START, THINK, THOUGHT, parse_tool_calls
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _OPEN, _CLOSE = "\ue000", "\ue001"  # private-use characters: stand for a marker while a template is rendered
 _HELD = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
+_MARK = _OPEN + _CLOSE  # stands before a thought while a template is rendered: a template may leave thoughts out
 _PROBE = "astra0probe"
 _USUAL_CALLS = 32  # a turn: what surrounds more responses is rendered anew each time, not kept
-_THOUGHT = re.compile(r"\s*<think>.*?(?:</think>|\Z)", re.DOTALL)
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # what templates call the thought of a message
+_NAMED = ("tool_use", "default")  # of several templates, the first of these is the one for conversations with tools
 
 
 class ChatTemplateError(ValueError):
     """The tokenizer's chat template cannot carry multi-turn tool calls as this project needs; the message says why."""
 
 
+_TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, LookupError, AttributeError)  # of the code in a template
+_NO_PLACE = (
+    "the chat template has no place for this thought; take it out, or give the model a chat template that writes "
+    "reasoning_content"
+)
+
+
 class ChatFormat:
     """What a model's turns look like, as tokens.
 
     Works with any Hugging Face tokenizer whose chat template takes `tools` and writes calls as
-    `<tool_call>{json}</tool_call>`. `template_options` are passed to the template (`enable_thinking=False`).
-    Raises ChatTemplateError for a template that cannot be used.
+    `<tool_call>{json}</tool_call>`; of several templates by name, the one called `tool_use`. `template_options` are
+    passed to the template (`enable_thinking=False`). Raises ChatTemplateError for a template that cannot be used.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", template_options: Mapping[str, Any] | None = None):
-        if not tokenizer.chat_template:
-            raise ChatTemplateError("the tokenizer has no chat template: add chat_template.jinja to the model's folder")
         self.tokenizer = tokenizer
+        self._template = _template(tokenizer.chat_template)
         self._options = dict(template_options or {})
         self._markers = _markers(tokenizer)
         self._reserved = frozenset(self._markers.values())
@@ -53,7 +62,8 @@ class ChatFormat:
         self._stop, self.stop_ids = self._find_stop()
         self._responses: dict[int, list[str]] = {}  # template text around the observations, by their number
         self._before = self._render([_USER])
-        self._opens_thought = self._before.rstrip().endswith("<think>")
+        self._opens_thought = self._before.rstrip().endswith(THINK)
+        self._thought_field = next(filter(self._writes, _THOUGHTS), None)
         self._check()
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> list[int]:
@@ -62,19 +72,30 @@ class ChatFormat:
         text = self._render([_openai(message, hold) for message in messages], hold(_documents(tools)))
         return self._encode(text, hold)
 
-    def assistant_turn(self, content: str, calls: Sequence[ToolCall] = ()) -> list[int]:
+    def assistant_turn(
+        self, content: str, calls: Sequence[ToolCall] = (), *, thought: Thought | None = None, answered: bool = True
+    ) -> list[int]:
         """What the assistant writes after the generation prompt, stop token included: a demonstration's turn.
 
-        Raises ValueError when a call's arguments are not a JSON object.
+        A turn with calls is rendered as the template renders it before their responses, unless it is not `answered`,
+        and as the last turn where the template would leave out its thought or what the prompt begins. Raises ValueError
+        when a call's arguments are not a JSON object, and ChatTemplateError when the thought is left out all the same.
         """
         hold = _Hold(self._held)
         message = _openai(Message(role="assistant", content=content, tool_calls=tuple(calls)), hold)
-        before = self._before
-        whole = self._render([_USER, message], generation_prompt=False)
-        if not whole.startswith(before):
-            raise ChatTemplateError("the chat template renders an assistant turn unlike its own generation prompt")
-        turn = whole[len(before) :]
-        return self._encode(turn[: self._stop_after(turn)], hold)
+        message |= self._thinking(thought, content, hold)
+        responses = [{"role": "tool", "name": call.tool, "content": ""} for call in calls if answered]
+        problem = "the chat template renders an assistant turn unlike its own generation prompt"
+        for following in [_with_ids(message, responses), []] if responses else [[]]:
+            whole = self._render([_USER, message, *following], generation_prompt=False)
+            if not whole.startswith(self._before):
+                continue
+            turn = whole[len(self._before) :]
+            said = turn[: self._stop_after(turn)]
+            if thought is None or not thought.text.strip() or said.count(_MARK) == 1:
+                return self._encode(said.replace(_MARK, ""), hold)
+            problem = _NO_PLACE
+        raise ChatTemplateError(problem)
 
     def tool_responses(self, observations: Sequence[str]) -> list[int]:
         """What stands between an assistant turn's stop token and the next point of generation.
@@ -91,16 +112,12 @@ class ChatFormat:
     def parse(self, tokens: Sequence[int]) -> tuple[str, tuple[ToolCall, ...]]:
         """What a generated turn says: its text, and its calls in listed order. Never raises for what was generated.
 
-        A call inside `<think>...</think>` is a thought, not a call.
+        A call inside of `<think>...</think>` is a thought, not a call, wherever that stands and whether it ends or not.
         """
         ids = list(tokens)
         if ids and ids[-1] in self.stop_ids:
             ids.pop()
-        text = self.text(ids)
-        thought = _THOUGHT.match("<think>" + text if self._opens_thought else text)
-        split = max(thought.end() - len("<think>") * self._opens_thought, 0) if thought else 0
-        content, calls = parse_tool_calls(text[split:])
-        return (text[:split] + content).strip(), calls
+        return parse_tool_calls(self.text(ids), thinking=self._opens_thought)
 
     def text(self, tokens: Sequence[int]) -> str:
         """Tokens as a person reads them, markers included."""
@@ -118,11 +135,30 @@ class ChatFormat:
                 tools=[dict(tool) for tool in tools] if tools else None,
                 add_generation_prompt=generation_prompt,
                 tokenize=False,
+                chat_template=self._template,
                 **self._options,
             )
-        except TemplateError as error:
+        except _TEMPLATE_ERRORS as error:
             raise ChatTemplateError(f"the chat template refuses a conversation with tools: {error}") from None
         return str(text)
+
+    def _writes(self, field: str) -> bool:
+        """Whether the template writes what a message holds in this field."""
+        message = {"role": "assistant", "content": "said", field: _PROBE}
+        return self._render([_USER, message], generation_prompt=False).count(_PROBE) == 1
+
+    def _thinking(self, thought: Thought | None, said: str, hold: "_Hold") -> dict[str, Any]:
+        """The fields of a message through which the template gets the thought, marked. Raises ChatTemplateError."""
+        if thought is None:
+            return {}
+        text = hold(thought.text)
+        text = text.replace(core, _MARK + core) if (core := text.strip()) else text
+        if self._thought_field is not None:
+            return {self._thought_field: text, "content": hold(said.lstrip("\n") if thought.in_text else said)}
+        if THOUGHT not in self._template and not (thought.in_text and thought.begun):
+            raise ChatTemplateError(_NO_PLACE)
+        written = thought.in_text and not self._opens_thought
+        return {"content": Thought(text, in_text=written, begun=thought.begun).before(hold(said))}
 
     def _encode(self, text: str, hold: "_Hold | None" = None) -> list[int]:
         """Encodes rendered template text; what was held back is encoded as plain text."""
@@ -230,6 +266,18 @@ class _Hold:
     def _take(self, found: re.Match[str]) -> str:
         self.texts.append(found.group())
         return f"{_OPEN}{len(self.texts) - 1}{_CLOSE}"
+
+
+def _template(given: str | Mapping[str, str] | None) -> str:
+    """The one template that conversations with tools are rendered by."""
+    if not given:
+        raise ChatTemplateError("the tokenizer has no chat template: add chat_template.jinja to the model's folder")
+    if isinstance(given, str):
+        return given
+    if (name := next((name for name in _NAMED if name in given), None)) is None:
+        names = ", ".join(sorted(given))
+        raise ChatTemplateError(f"the tokenizer has chat templates by the names {names}: name one of them tool_use")
+    return given[name]
 
 
 def _markers(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:

@@ -22,7 +22,7 @@ from astra_api.status_writer import StatusWriter
 from astra_api.training_run import TrainingRun
 from astra_sandbox.interface import SandboxError
 from astra_trainer.kept_environments import read_environments, write_environments
-from astra_trainer.local_run import interruptible, train_in_pool
+from astra_trainer.local_run import check_given, interruptible, train_in_pool
 from astra_trainer.object_store.uploading import UploadFailed
 from astra_trainer.report import write_report
 
@@ -55,6 +55,7 @@ def _main(file: Path, out: Path) -> int:
     namespace = run.metadata.namespace or own_namespace() or "default"
     kube = Kube.connect()
     _wait_until_alone(out)
+    check_given(run, out)
     environments = keep_environments(run, kube, namespace, out)
     with StatusWriter(kube, TRAINING_RUN, namespace, run.metadata.name, os.environ.get("ASTRA_RUN_UID")) as status:
         try:

@@ -9,14 +9,17 @@ from typing import Any, TypeVar
 
 from astra_api.environment import Environment
 from astra_api.errors import BadInput
-from astra_api.training_run import TrainingRun
+from astra_api.training_run import FilesDataset, TrainingRun
 from astra_sandbox.interface import Isolation
 from astra_sandbox.launching import launch_local
 from astra_sandbox.pool import ADDRESSES, OWN_CERTIFICATES, Pools, own_servers, pool_of_environment
+from astra_trainer.file_dataset import check_files
 from astra_trainer.pipeline import train
 from astra_trainer.progress import Progress, Silence
 
 T = TypeVar("T")
+_DEMONSTRATIONS = Path("trajectories") / "sft-000000-demonstrations.jsonl"  # of a run's directory, once they are read
+_MADE = Path("checkpoints") / "base-0"  # what was made of a GGUF file
 
 
 def train_here(
@@ -47,7 +50,22 @@ def interruptible(work: Coroutine[Any, Any, T]) -> T:
         raise KeyboardInterrupt from None
 
 
+def check_given(run: TrainingRun, out: Path) -> None:
+    """Looks at the model and the data set that a run was given, before anything is started for it. Raises BadInput.
+
+    Only what a run has not taken over into `out` yet: demonstrations are read once.
+    """
+    from astra_trainer.models import check_model
+
+    sft = run.spec.sft
+    if sft is not None and isinstance(sft.dataset, FilesDataset) and not (out / _DEMONSTRATIONS).exists():
+        check_files(Path(sft.dataset.path))
+    if run.spec.model.gguf is None or not (out / _MADE).exists():
+        check_model(run.spec.model, run.spec.engine)
+
+
 async def _train(run: TrainingRun, environments: Sequence[Environment], out: Path, progress: Progress) -> Path:
+    check_given(run, out)
     if os.environ.get(ADDRESSES):
         return await train_in_pool(run, environments, out, progress)
     spec = run.spec.sandboxes

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from astra_api.environment import Environment
 from astra_api.errors import BadInput
-from astra_api.training_run import Rl, Sft, TrainingRun
+from astra_api.training_run import FilesDataset, Rl, Sft, TrainingRun
 from astra_sandbox.interface import Isolation, Sandbox, SandboxStatus, SandboxUnavailable
 from astra_trainer.chat import ChatFormat, ChatTemplateError
 from astra_trainer.compute import compute
@@ -24,7 +24,7 @@ from astra_trainer.progress import Progress, Silence
 from astra_trainer.reinforcement import reinforce
 from astra_trainer.run_directory import CONTAINMENT, Position, RunDirectory, Stage, open_run
 from astra_trainer.split import EnvironmentSplit, split_environments
-from astra_trainer.supervision import supervise
+from astra_trainer.supervision import demonstrations, supervise
 from astra_trainer.workplace import Value, Workplace, mixing_settings
 
 if TYPE_CHECKING:
@@ -129,6 +129,8 @@ async def _finish(work: Workplace, start: Path, stages: _Stages) -> Path:
     """Does what is left of the run."""
     spec, directory = work.run.spec, work.directory
     if not directory.completed("base"):
+        if spec.sft is not None and isinstance(spec.sft.dataset, FilesDataset):
+            await demonstrations(work, spec.sft)  # what is wrong with them is told before anything is evaluated
         await _evaluate(work, stages, "base", 0, start)
     if spec.sft is not None:
         if not directory.completed("sft"):

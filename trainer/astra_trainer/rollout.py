@@ -163,7 +163,7 @@ class Transcript:
         self.mask += [int(trained)] * len(tokens)
         self.logprobs += logprobs
         content, calls = self._chat.parse(tokens)
-        self.messages.append(Message(role="assistant", content=content, tool_calls=calls))
+        self.messages.append(Message(role="assistant", content=content, tool_calls=calls, weight=int(trained)))
         self.turns += 1
         return calls
 
@@ -199,6 +199,7 @@ class Transcript:
             index=place.index,
             messages=tuple(self.messages),
             tools=tuple(tool.name for tool in self._episode.tools),
+            tool_schemas=tuple(tool.as_json() for tool in self._episode.tools),
             tokens=tuple(self.tokens),
             mask=tuple(self.mask),
             logprobs=tuple(self.logprobs) if sampled else (),

@@ -18,7 +18,7 @@ class RowCache(Cache):
 
     def __init__(self, config: PreTrainedConfig, dtype: torch.dtype, device: torch.device):
         super().__init__(layers=[])
-        heads = config.num_key_value_heads
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self._store = torch.empty((config.num_hidden_layers, 2, 0, heads, 0, size), dtype=dtype, device=device)
         self.bytes_per_token = config.num_hidden_layers * 2 * heads * size * self._store.element_size()

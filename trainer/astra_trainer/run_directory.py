@@ -1,6 +1,7 @@
 """The directory of a run: what it has written, where it stands, and how it goes on after any interruption.
 
     run.yaml                                    the TrainingRun as resolved
+    README.md                                   what the lines below hold, for `datasets.load_dataset`
     metrics.jsonl                               one line per kind, stage and step
     trajectories/<stage>-<step>-<split>.jsonl   what was demonstrated and rolled out
     checkpoints/<stage>-<step>/                 weights and tokenizer: a Hugging Face model folder
@@ -28,7 +29,7 @@ from astra_api.training_run import FREE, TrainingRun
 from astra_api.yaml_documents import documents
 from astra_api.yaml_writing import yaml_text
 from astra_trainer.batch_filling import BatchFilling
-from astra_trainer.trajectory_lines import dump_lines, read_lines
+from astra_trainer.trajectory_lines import dataset_card, dump_lines, read_lines
 
 Stage = Literal["base", "sft", "rl"]
 _STAGES = ("base", "sft", "rl")
@@ -113,6 +114,8 @@ class RunDirectory:
     def save_trajectories(self, stage: Stage, step: int, split: str, trajectories: Iterable[Trajectory]) -> None:
         """Writes the trajectories of a step, one line each, in place of what may be there."""
         _write(self._trajectories(stage, step, split), dump_lines(trajectories))
+        if not (card := self.path / "README.md").exists():
+            _write(card, dataset_card())
 
     def load_trajectories(self, stage: Stage, step: int, split: str) -> list[Trajectory] | None:
         """What `save_trajectories` wrote; None if it did not."""

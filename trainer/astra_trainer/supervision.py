@@ -71,13 +71,13 @@ def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
 
 async def demonstrations(work: Workplace, sft: Sft) -> list[Trajectory]:
     """What the stage learns from: made once, then read back from the run directory."""
-    data = work.directory.load_trajectories("sft", 0, "demonstrations")
-    if data is None:
-        data = await _made(work, sft)
-        work.directory.save_trajectories("sft", 0, "demonstrations", data)
+    kept = work.directory.load_trajectories("sft", 0, "demonstrations")
+    data = await _made(work, sft) if kept is None else kept
     short = [trajectory for trajectory in data if len(trajectory.tokens) <= sft.max_length]
     if not short:
         raise BadInput(f"spec.sft.maxLength: all {len(data)} demonstrations are longer than {sft.max_length} tokens")
+    if kept is None:
+        work.directory.save_trajectories("sft", 0, "demonstrations", data)
     if len(short) < len(data):
         work.progress.note(f"{len(data) - len(short)} demonstrations over maxLength {sft.max_length} are left out")
     return short
@@ -85,7 +85,7 @@ async def demonstrations(work: Workplace, sft: Sft) -> list[Trajectory]:
 
 async def _made(work: Workplace, sft: Sft) -> list[Trajectory]:
     if isinstance(sft.dataset, FilesDataset):
-        return load_demonstrations(Path(sft.dataset.path), work.chat)
+        return _not_held_out(load_demonstrations(Path(sft.dataset.path), work.chat, work.progress.note), work)
     seed = work.run.spec.seed
     chosen = _spread(work.split.train, sft.dataset.limit, seed)
     work.progress.note(f"executing the gold steps of {len(chosen)} environments")
@@ -100,6 +100,18 @@ async def _made(work: Workplace, sft: Sft) -> list[Trajectory]:
         seed=seed,
         concurrency=min(16, work.groups_at_once(1)),
     )
+
+
+def _not_held_out(data: list[Trajectory], work: Workplace) -> list[Trajectory]:
+    """The data, none of which is a trajectory of an environment that the run holds out. Raises BadInput."""
+    held_out = {environment.digest: environment.name for environment in work.split.holdout}
+    for trajectory in data:
+        if name := held_out.get(trajectory.digest):
+            raise BadInput(
+                f"spec.sft.dataset.path: {trajectory.environment}: a trajectory of {name}, which this run holds out to "
+                "measure the model on; take out what is held out (*-holdout.jsonl)"
+            )
+    return data
 
 
 def _spread(environments: Sequence[Environment], limit: int | None, seed: int) -> list[Environment]:

@@ -2,7 +2,7 @@
 
 Tolerant where tolerance cannot change a meaning (white space, a missing end tag, `parameters` for `arguments`), and
 otherwise strict: text that is not one JSON object with one name is still a call, one that the sandbox will refuse. A
-policy pays for a broken call as for any other.
+policy pays for a broken call as for any other. What stands inside `<think>...</think>` is a thought, and never a call.
 """
 
 import json
@@ -12,30 +12,42 @@ from typing import Any
 from astra_api.records import ToolCall, ToolError, ToolErrorKind
 
 START, END = "<tool_call>", "</tool_call>"
+THINK, THOUGHT = "<think>", "</think>"
 
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\r\n]*")
-_BLOCK_END = re.compile(rf"[ \t\r\n]*(?:{END}|(?={START})|\Z)")
+_BEGIN = re.compile(f"{START}|{THINK}")
+_BLOCK_END = re.compile(rf"[ \t\r\n]*(?:{END}|(?={START}|{THINK})|\Z)")
 _NAME = re.compile(r'"name"[ \t\r\n]*:[ \t\r\n]*"([^"\\]{1,256})"')
 _ARGUMENTS = ("arguments", "parameters")
 
 
-def parse_tool_calls(text: str) -> tuple[str, tuple[ToolCall, ...]]:
+def parse_tool_calls(text: str, thinking: bool = False) -> tuple[str, tuple[ToolCall, ...]]:
     """The text outside the call blocks, stripped, and the calls in listed order.
 
     `arguments_json` is the policy's own text of the arguments, byte for byte. A block that is not one well-formed
     call becomes a call of the name that can be read in it (`""` when none can), with the whole block as arguments:
-    never valid JSON arguments, so never executed. Nothing raises.
+    never valid JSON arguments, so never executed. A thought is text, whatever it holds, to its end tag or the end of
+    the text; with `thinking` the text begins inside of one. Nothing raises.
     """
-    outside: list[str] = []
+    position = _after_thought(text, 0) if thinking else 0
+    outside = [text[:position]]
     calls: list[ToolCall] = []
-    position = 0
-    while (start := text.find(START, position)) >= 0:
-        outside.append(text[position:start])
-        call, position = _block(text, start + len(START))
-        calls.append(call)
+    while begin := _BEGIN.search(text, position):
+        outside.append(text[position : begin.start()])
+        if begin.group() == THINK:
+            position = _after_thought(text, begin.end())
+            outside.append(text[begin.start() : position])
+        else:
+            call, position = _block(text, begin.end())
+            calls.append(call)
     outside.append(text[position:])
     return "".join(outside).strip(), tuple(calls)
+
+
+def _after_thought(text: str, position: int) -> int:
+    end = text.find(THOUGHT, position)
+    return len(text) if end < 0 else end + len(THOUGHT)
 
 
 def unreadable(call: ToolCall) -> ToolError | None:
@@ -111,9 +123,9 @@ def _expect(text: str, position: int, char: str) -> int:
 
 
 def _broken(text: str, start: int) -> tuple[ToolCall, int]:
-    """A broken block ends at its end tag, at the next block, or with the text."""
-    following = text.find(START, start)
-    stop = after = following if following >= 0 else len(text)
+    """A broken block ends at its end tag, where a block or a thought begins, or with the text."""
+    following = _BEGIN.search(text, start)
+    stop = after = following.start() if following else len(text)
     if (end := text.find(END, start, stop)) >= 0:
         stop, after = end, end + len(END)
     block = text[start:stop].strip()
