@@ -31,6 +31,7 @@ from astra_api.environment import Environment
 from astra_api.manifests import load_manifests
 from astra_api.synthesis_run import SynthesisRun
 from astra_api.training_run import Bands, GoldDataset, IrrelevantTools, Model, Sft, TrainingRun
+from astra_api.watching import display
 from astra_cli.demo import seeded_runs
 from astra_sandbox.interface import Sandbox
 from astra_sandbox.launching import launch_local
@@ -42,7 +43,7 @@ from astra_trainer.evaluation import evaluate
 from astra_trainer.mixing import ToolMixer
 from astra_trainer.models import load_policy, load_tokenizer
 from astra_trainer.pipeline import train
-from astra_trainer.progress import Bars
+from astra_trainer.progress import Shown
 from astra_trainer.split import EnvironmentSplit, split_environments
 from astra_trainer.workplace import mixing_settings, rollout_settings
 
@@ -53,7 +54,7 @@ UNSEEN = "united-states"  # a pack that the demo does not use
 HELD_OUT = ("f1", "recall", "precision", "calls", "wrong_tool", "unseen_f1")
 
 
-async def bench(seed: int, arms: Sequence[str], rl_steps: int, out: Path, bars: Bars) -> dict[str, dict[str, float]]:
+async def bench(seed: int, arms: Sequence[str], rl_steps: int, out: Path, shown: Shown) -> dict[str, dict[str, float]]:
     """Figures by arm, those of the demo in `out`/demo first."""
     made = out / "demo"
     _, demo = seeded_runs(seed)
@@ -64,9 +65,9 @@ async def bench(seed: int, arms: Sequence[str], rl_steps: int, out: Path, bars: 
     async with launch_local(capacity=demo.spec.sandboxes.sessions_per_pod) as sandbox:
         unseen = await unseen_environments(seed, out, sandbox)
         for name in arms:
-            bars.note(f"seed {seed}: {name}")
+            shown.note(f"seed {seed}: {name}")
             run = changed(arm(name, demo, made, rl_steps), model=Model(path=str(start.absolute())))
-            await train(run, environments, out / name, sandbox=sandbox, progress=bars)
+            await train(run, environments, out / name, sandbox=sandbox, progress=shown)
             checkpoints[name] = last_checkpoint(out / name, "sft" if name == "further" else "rl")
         return {
             name: await examined(checkpoint, demo, split, unseen, sandbox) | training_figures(out / name)
@@ -236,8 +237,8 @@ def main() -> None:
     for seed in options.seeds:
         out = options.out / f"seed-{seed}"
         subprocess.run([astra, "demo", "--out", out / "demo", "--seed", str(seed)], check=True)
-        with Bars() as bars:
-            found = asyncio.run(bench(seed, options.arms, options.steps, out, bars))
+        with display(sys.stdout) as seen:
+            found = asyncio.run(bench(seed, options.arms, options.steps, out, Shown(seen)))
         (out / "results.json").write_text(json.dumps(found, indent=2), encoding="utf-8")
     results = {file.parent.name: json.loads(file.read_text()) for file in sorted(options.out.glob("*/results.json"))}
     draw(results, options.out / "results.png")

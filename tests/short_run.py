@@ -84,13 +84,13 @@ def run(**changes: Any) -> TrainingRun:
 
 
 def main(out: Path) -> int:
-    from astra_trainer.local_run import interruptible
+    from astra_api.interrupts import EXIT_CODE, Interrupted, interruptible
     from astra_trainer.pipeline import train
 
     try:
         interruptible(train(run(), environments(), out, sandbox=sandbox()))
-    except KeyboardInterrupt:
-        return 130
+    except Interrupted:
+        return EXIT_CODE
     except BadInput as error:
         print(error, file=sys.stderr)
         return 2

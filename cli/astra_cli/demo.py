@@ -1,21 +1,26 @@
 """`astra demo`: the quick start. It does what `astra synth` and `astra train` do, with the manifests of `demo.yaml`."""
 
+import sys
+from contextlib import AsyncExitStack
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from astra_api.environment import Environment
 from astra_api.errors import BadInput
+from astra_api.interrupts import interruptible
 from astra_api.manifests import load_manifests
 from astra_api.synthesis_run import SynthesisRun
 from astra_api.training_run import TrainingRun
-from astra_cli.output_folder import output_folder
+from astra_api.watching import Display, display
+from astra_cli.options import Quiet
+from astra_cli.output_folder import alone_in, output_folder
+from astra_cli.shortages import require_limits
 
-if TYPE_CHECKING:
-    from astra_trainer.progress import Bars
-
+EPILOG = "Examples:\n\n  astra demo --out runs/demo --seed 0\n\n  astra report runs/demo    (while it runs)"
 MANIFESTS = Path(str(files("astra_cli") / "demo.yaml"))
 
 
@@ -28,22 +33,25 @@ def demo(
         Path,
         typer.Option("-f", "--file", help="SynthesisRuns and a TrainingRun to do instead.", show_default=False),
     ] = MANIFESTS,
+    quiet: Quiet = False,
 ) -> int:
     """Make environments from public data, train a small model in them on this machine, and write a report with plots.
 
     About thirteen minutes on two cores under gVisor. The same command again goes on where it stopped.
     """
     try:
-        from astra_trainer.local_run import interruptible
-        from astra_trainer.progress import Bars
+        for needed in ("astra_synth.run", "astra_trainer.pipeline"):
+            import_module(needed)
         from astra_trainer.report import write_report
     except ImportError as error:
         raise BadInput(f"astra demo needs {error.name}; install astra-farm[all]") from None
     syntheses, training = seeded_runs(seed, file)
+    require_limits()
     output_folder(out)
-    with Bars() as bars:
-        checkpoint = interruptible(_demo(syntheses, training, file.parent, out, bars))
-    print(f"checkpoint: {checkpoint}")
+    with display(sys.stdout, quiet=quiet) as shown:
+        checkpoint = interruptible(_demo(syntheses, training, file.parent, out, shown))
+    if not quiet:
+        print(f"checkpoint: {checkpoint}")
     print(f"report: {write_report(out)}")
     return 0
 
@@ -67,31 +75,38 @@ def seeded_runs(seed: int, file: Path = MANIFESTS) -> tuple[list[SynthesisRun], 
     return syntheses, trainings[0]
 
 
-async def _demo(syntheses: list[SynthesisRun], training: TrainingRun, folder: Path, out: Path, bars: "Bars") -> Path:
+async def _demo(syntheses: list[SynthesisRun], training: TrainingRun, folder: Path, out: Path, shown: Display) -> Path:
     """Does it all in `out`; paths of tables are relative to `folder`. Returns the last checkpoint."""
     from astra_sandbox.interface import Isolation
     from astra_sandbox.launching import launch_local
     from astra_synth.run import open_run, synthesize
     from astra_trainer.pipeline import train
+    from astra_trainer.progress import Shown
 
     pool = training.spec.sandboxes
     minimum = Isolation[pool.minimum_isolation.upper()]
-    async with launch_local(pool.replicas, minimum, capacity=pool.sessions_per_pod) as sandbox:
-        bars.note(sandbox.containment)
+    async with AsyncExitStack() as stack:
+        with shown.doing("starting sandboxes"):
+            launching = launch_local(pool.replicas, minimum, capacity=pool.sessions_per_pod)
+            sandbox = await stack.enter_async_context(launching)
+        shown.note(sandbox.containment)
         for run in syntheses:
-            bars.stage(run.metadata.name, 0, run.spec.count)
+            name, count = run.metadata.name, run.spec.count
+            shown.begin(name, count)
 
-            def show(produced: int, rejected: int, name: str = run.metadata.name) -> None:
-                bars.advance(name, produced, f"verified environments; {rejected} rejects")
+            def show(produced: int, rejected: int, name: str = name) -> None:
+                shown.advance(name, produced, f"verified environments; {rejected} rejects")
 
-            made = out / "environments" / run.metadata.name
-            status = await synthesize(run, open_run(run, folder), sandbox, made, show)
+            made = out / "environments" / name
+            with alone_in(made):
+                status = await synthesize(run, open_run(run, folder), sandbox, made, show)
             show(status.produced, status.rejected)
-            if status.produced < run.spec.count:
-                problem = f"{run.metadata.name}: spec.count: {status.produced} of {run.spec.count} could be made"
+            shown.end(name)
+            if status.produced < count:
+                problem = f"{name}: spec.count: {status.produced} of {count} could be made"
                 raise BadInput(f"{problem}; lower it, or see {made}/rejects.jsonl")
         written = [out / "environments" / run.metadata.name / "environments" for run in syntheses]
         environments = [
             manifest.resource for manifest in load_manifests(written) if isinstance(manifest.resource, Environment)
         ]
-        return await train(training, environments, out, sandbox=sandbox, progress=bars)
+        return await train(training, environments, out, sandbox=sandbox, progress=Shown(shown))

@@ -1,10 +1,10 @@
-"""`astra env`: verify environments in a sandbox, and show one."""
+"""`astra env`: verify environments in a sandbox, list them, and show one."""
 
-import asyncio
 import json
 import sys
 import time
 from collections import Counter
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,11 +12,16 @@ import typer
 
 from astra_api.environment import Environment
 from astra_api.errors import BadInput
+from astra_api.interrupts import interruptible
 from astra_api.manifests import Manifest, ManifestError, read_manifests
+from astra_api.watching import Display, display
+from astra_api.yaml_writing import manifest_value
+from astra_cli.options import Quiet
+from astra_cli.shortages import require_limits
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Verify and show environments.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="Verify, list and show environments.")
 
-_PIPE_WIDTH = 240  # columns of a table that goes to a file or a pipe
+_VERIFYING = "verifying"
 
 Paths = Annotated[
     list[Path],
@@ -29,21 +34,24 @@ def verify(
     paths: Paths,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
     jobs: Annotated[int, typer.Option(min=1, max=256, help="Environments verified at the same time.")] = 16,
+    quiet: Quiet = False,
 ) -> int:
     """Run every check of every environment in a sandbox.
 
     Exit code 0: all verified. 1: some were rejected, or could not be verified because the sandbox failed.
     2: a file or document cannot be read (the others are verified all the same).
     """
-    from rich.console import Console
-
     from astra_cli.env_report import verdict_table
 
-    err = Console(stderr=True)
+    require_limits()
     loaded, errors = _environments(paths)
-    for error in errors:
-        err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-    verdicts = asyncio.run(_verify([environment for _, environment in loaded], jobs, err)) if loaded else []
+    _tell(errors)
+    verdicts: list[Any] = []
+    if loaded:
+        start = time.monotonic()
+        with display(sys.stderr, quiet=quiet, keep=False) as shown:
+            verdicts = interruptible(_verify([environment for _, environment in loaded], jobs, shown))
+        print(_counts(verdicts, time.monotonic() - start), file=sys.stdout if quiet and not as_json else sys.stderr)
     rows = [
         {
             "file": str(manifest.file),
@@ -53,44 +61,67 @@ def verify(
         for (manifest, _), verdict in zip(loaded, verdicts, strict=True)
     ]
     if as_json:
-        print(json.dumps(rows, ensure_ascii=False, indent=2))
-    elif rows:
-        Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(verdict_table(rows))
+        _print_json(rows)
+    elif rows and not quiet:
+        _print_table(verdict_table(rows))
     if errors:
         return 2
     return 0 if all(verdict.verified for verdict in verdicts) else 1
 
 
-async def _verify(environments: list[Environment], jobs: int, err: Any) -> list[Any]:
-    """Verdicts in order, with a progress bar and a closing line on standard error."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+async def _verify(environments: list[Environment], jobs: int, shown: Display) -> list[Any]:
+    """Verdicts in order."""
     from astra_sandbox.launching import launch_local
     from astra_sandbox.verification import Verdict, verify_all
 
     phases: Counter[str] = Counter()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    async with launch_local() as sandbox:
-        err.print(sandbox.containment, markup=False, highlight=False, soft_wrap=True)
-        start = time.monotonic()
-        with Progress(*columns, console=err, transient=True) as progress:
-            bar = progress.add_task("verifying", total=len(environments))
+    async with AsyncExitStack() as stack:
+        with shown.doing("starting a sandbox"):
+            sandbox = await stack.enter_async_context(launch_local())
+        shown.note(sandbox.containment)
+        shown.begin(_VERIFYING, len(environments))
 
-            def show(verdict: Verdict) -> None:
-                phases[verdict.phase] += 1
-                progress.update(bar, advance=1, description=f"verifying, {phases['Rejected']} rejected")
+        def show(verdict: Verdict) -> None:
+            phases[verdict.phase] += 1
+            shown.advance(_VERIFYING, phases.total(), f"{phases['Rejected']} rejected")
 
-            verdicts = await verify_all(environments, sandbox, concurrency=jobs, on_done=show)
-    seconds = time.monotonic() - start
+        return await verify_all(environments, sandbox, concurrency=jobs, on_done=show)
+
+
+def _counts(verdicts: list[Any], seconds: float) -> str:
+    phases = Counter(verdict.phase for verdict in verdicts)
     counts = ", ".join(
         f"{phases[phase]} {phase.lower()}" for phase in ("Verified", "Rejected", "Pending") if phases[phase]
     )
-    err.print(f"{counts} in {seconds:.1f} s ({len(verdicts) / seconds:.0f} a second)", highlight=False)
-    return verdicts
+    return f"{counts} in {seconds:.1f} s ({len(verdicts) / seconds:.0f} a second)"
 
 
 @app.command(
-    epilog="Examples:\n\n  astra env show city.yaml\n\n  astra env show envs/ --name city-trip-0007 --png city.png"
+    "list", epilog="Examples:\n\n  astra env list runs/small\n\n  astra env list envs/ --json | jq '.[] | .question'"
+)
+def list_(
+    paths: Paths,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
+) -> int:
+    """List environments: one row each, with its verdict where its file says one.
+
+    Nothing is run. Exit code 2: a file or document cannot be read (the others are listed all the same).
+    """
+    from astra_cli.env_report import entry, environment_table
+
+    loaded, errors = _environments(paths)
+    _tell(errors)
+    rows = [{"file": str(manifest.file), **entry(environment)} for manifest, environment in loaded]
+    if as_json:
+        _print_json(rows)
+    elif rows:
+        _print_table(environment_table(rows))
+    return 2 if errors else 0
+
+
+@app.command(
+    epilog="Examples:\n\n  astra env show city.yaml\n\n  astra env show envs/ --name city-trip-0007 --png city.png\n\n"
+    "  astra env show envs/ --json > all.json"
 )
 def show(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A manifest file or a folder.", show_default=False)],
@@ -98,6 +129,9 @@ def show(
     name: Annotated[
         str | None, typer.Option(help="Which environment, where there are several.", show_default=False)
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print its manifest as JSON; a List, where there are several.")
+    ] = False,
 ) -> int:
     """Show the question of an environment, its steps, and its tools."""
     from rich.console import Console
@@ -118,12 +152,45 @@ def show(
         from astra_cli.step_drawing import draw_steps
 
         draw_steps(environments[0], png)
-    console = Console()
-    for environment in environments:
-        console.print(describe(environment))
+    if as_json:
+        _print_json(_as_manifest(environments))
+    else:
+        console = Console()
+        for environment in environments:
+            console.print(describe(environment))
     if png is not None:
-        console.print(f"drawn: {png}", markup=False, highlight=False, soft_wrap=True)
+        print(f"drawn: {png}", file=sys.stderr if as_json else sys.stdout)
     return 0
+
+
+def _as_manifest(environments: list[Environment]) -> Any:
+    """What `kubectl get -o json` would print, with the status that a file has."""
+    items = [manifest_value(environment) for environment in environments]
+    return items[0] if len(items) == 1 else {"apiVersion": "v1", "kind": "List", "items": items}
+
+
+def _tell(errors: list[BadInput]) -> None:
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+
+
+def _print_json(value: Any) -> None:
+    everything = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    print(json.dumps(value, ensure_ascii=not everything, indent=2))
+
+
+def _print_table(table: Any) -> None:
+    """On a terminal as wide as that is; in a file or a pipe one line a row, for `grep` and `cut`."""
+    from rich.console import Console
+
+    console = Console()
+    if not sys.stdout.isatty():
+        console = Console(width=max(console.width, console.measure(table, options=_endless(console)).maximum))
+    console.print(table)
+
+
+def _endless(console: Any) -> Any:
+    return console.options.update(max_width=100_000)
 
 
 def _environments(paths: list[Path]) -> tuple[list[tuple[Manifest, Environment]], list[BadInput]]:

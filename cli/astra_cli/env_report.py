@@ -10,6 +10,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
+from astra_api.display import shortened
 from astra_api.environment import Environment, Tool
 from astra_api.graph import levels
 
@@ -24,6 +25,40 @@ def verdict_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     for row in rows:
         phase = Text(str(row["phase"]), style=_COLOURS.get(str(row["phase"]), ""))
         table.add_row(Text(row["name"]), phase, Text(row["reason"] or ""), Text(row["message"]))
+    return table
+
+
+def entry(environment: Environment) -> dict[str, Any]:
+    """What a list says of an environment. The verdict is that of its file, null where there is none of this spec."""
+    spec, status = environment.spec, environment.status
+    return {
+        "name": environment.name,
+        "domain": spec.domain,
+        "scenario": spec.scenario,
+        "hops": len(spec.tool_steps),
+        "steps": len(spec.steps),
+        "tools": len(spec.tools),
+        "state": spec.state,
+        "language": spec.language,
+        "verdict": status.phase if status is not None and status.digest in (None, environment.digest) else None,
+        "digest": environment.digest,
+        "question": spec.question,
+    }
+
+
+def environment_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """One row an environment; its question is the first to give way."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("name", "domain", "scenario", "verdict"):
+        table.add_column(name, overflow="fold")
+    for name in ("hops", "steps", "tools"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("question", no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        verdict = Text(str(row["verdict"] or "–"), style=_COLOURS.get(str(row["verdict"]), ""))
+        texts = [Text(str(row[name])) for name in ("name", "domain", "scenario")]
+        numbers = [str(row[name]) for name in ("hops", "steps", "tools")]
+        table.add_row(*texts, verdict, *numbers, Text(shortened(row["question"], 80)))
     return table
 
 

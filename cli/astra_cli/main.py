@@ -1,70 +1,58 @@
-"""The `astra` command line: registers the commands and turns what went wrong into an exit code.
+"""The `astra` command: heeds signals from the first moment on, and exits as its command came out."""
 
-Exit codes everywhere: 0 done, 1 ran and failed (or rejected something), 2 bad input or usage, 130 interrupted.
-"""
-
+import contextlib
+import io
 import os
 import sys
-from typing import Any, cast
+import tempfile
 
-import typer
-
-from astra_api.errors import BadInput, RunFailed
-from astra_cli import demo, env, plan, synth, train
-from astra_sandbox.interface import SandboxError
-
-app = typer.Typer(
-    name="astra",
-    help="The farm in which tool-using language-model agents are made: environments, sandboxes, SFT and online RL.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
-app.command("demo", epilog="Example:\n\n  astra demo --out runs/demo --seed 0")(demo.demo)
-app.command("train", epilog="Example:\n\n  astra train -f examples/train-tiny.yaml -f runs/small --out runs/tiny")(
-    train.train
-)
-app.command("synth", epilog="Example:\n\n  astra synth -f examples/synthesis/geography.yaml --out runs/geography")(
-    synth.synth
-)
-app.command("plan", epilog=plan.EPILOG)(plan.plan)
-app.add_typer(env.app, name="env")
+from astra_api.interrupts import EXIT_CODE, Interrupted, interrupts
 
 
 def main() -> None:
     """Runs the command line and exits."""
-    sys.exit(run(sys.argv[1:]))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character ends nothing
+    try:
+        with interrupts():
+            code = run(sys.argv[1:])
+    except Interrupted as error:  # before a command began, or once it was done
+        code = EXIT_CODE
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print(error.word, file=sys.stderr)
+    except SystemExit as error:  # whoever read the output has enough
+        code = error.code if isinstance(error.code, int) else 1
+    code = _flushed(code)
+    _tidy()
+    if code == EXIT_CODE:
+        os._exit(code)  # not when the step under way in another thread ends, which is done again anyway
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
     """Runs one command; the exit code. The only place where errors end: bad input prints without a traceback."""
-    code = _run(arguments)
-    if code == 130:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+    from astra_cli.commands import run_command
+
+    return run_command(arguments)
+
+
+def _flushed(code: int) -> int:
+    """The exit code, once all is written. A reader that is gone makes it another, and must not be written to again."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if not isinstance(error, BrokenPipeError):
+            print(f"error: standard output: {error.strerror}", file=sys.stderr)
+        return code or 1
     return code
 
 
-def _run(arguments: list[str]) -> int:
-    # gRPC, loaded later, tells of every connection that a stopping sandbox closes
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    command = typer.main.get_command(app)
-    try:
-        result = command.main(args=arguments, prog_name="astra", standalone_mode=False)
-        return result if isinstance(result, int) else 0  # typer makes 130 of an interrupt
-    except typer.Exit as error:
-        return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        return 130
-    except typer.TyperException as error:  # bad usage: the error knows how to show itself and its command's help
-        cast(Any, error).show()
-        return 2
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RunFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except SandboxError as error:
-        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
-        return 1
+def _tidy() -> None:
+    """Removes the empty folder that torch makes for its compiler when it is imported."""
+    if "torch" in sys.modules:
+        for folder in os.scandir(tempfile.gettempdir()):
+            if folder.name.startswith("torchinductor_"):
+                with contextlib.suppress(OSError):  # it holds something, or is another user's
+                    os.rmdir(folder)

@@ -1,21 +1,34 @@
 """`astra synth`: runs a SynthesisRun on this machine."""
 
-import asyncio
+import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from astra_api.errors import BadInput
+from astra_api.interrupts import interruptible
 from astra_api.manifests import load_manifests
 from astra_api.synthesis_run import SynthesisRun, SynthesisRunStatus
+from astra_api.watching import Display, display
+from astra_cli.options import Quiet, Settings, with_settings
+from astra_cli.output_folder import alone_in, writable
+from astra_cli.shortages import require_limits
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from astra_synth.accounts import Accounts
     from astra_synth.run import Source
+
+_MAKING = "environments"
+EPILOG = """Examples:
+
+  astra synth -f examples/synthesis/geography.yaml --out runs/geography
+
+  astra synth -f run.yaml --out runs/more --set spec.count=2000 --set spec.seed=1
+"""
 
 
 def synth(
@@ -25,6 +38,8 @@ def synth(
     cache: Annotated[
         Path | None, typer.Option(help="Directory of a teacher's answers, to share by runs. Default: OUT/teacher.")
     ] = None,
+    settings: Settings = None,
+    quiet: Quiet = False,
 ) -> int:
     """Make environments, verify each in a sandbox, and write their manifests and a report.
 
@@ -42,29 +57,33 @@ def synth(
         from astra_synth.teacher import TeacherError
     except ImportError as error:
         raise BadInput(f"astra synth needs {error.name}; install astra-farm[sandbox,synth]") from None
-    run = _the_run(file)
-    err = Console(stderr=True)
-    with err.status("reading what to draw from"):
-        source = open_run(run, file.parent, cache)
+    run = with_settings(_the_run(file), settings)
+    writable(out)
+    require_limits()
     accounts = Accounts()
     try:
-        status = asyncio.run(_synthesize(run, source, out, jobs, accounts, err))
+        with display(sys.stderr, quiet=quiet, keep=False) as shown:
+            with shown.doing("reading what to draw from"):
+                source = open_run(run, file.parent, cache)
+            with alone_in(out):
+                status = interruptible(_synthesize(run, source, out, jobs, accounts, shown))
+            with shown.doing("writing the report"):
+                page = write_report(out)
     except TeacherError as error:
         if isinstance(error, BadInput):
             raise
         problem = f"error: {type(error).__name__}: {error}; the same command goes on from here"
-        err.print(problem, markup=False, highlight=False, soft_wrap=True)
+        print(problem, file=sys.stderr)
         return 1
-    with err.status("writing the report"):
-        page = write_report(out)
-    console = Console()
-    console.print(_summary(status))
-    if accounts.records:
-        console.print(_stages(accounts))
-    for line in read_unasked(out):
-        console.print(f"never asked: {line}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"report: {page}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"{status.phase}: {out}", markup=False, highlight=False, soft_wrap=True)
+    if not quiet:
+        console = Console()
+        console.print(_summary(status))
+        if accounts.records:
+            console.print(_stages(accounts))
+        for line in read_unasked(out):
+            print(f"never asked: {line}")
+        print(f"report: {page}")
+    print(f"{status.phase}: {out}")
     return 0 if status.phase == "Succeeded" else 1
 
 
@@ -77,27 +96,25 @@ def _the_run(file: Path) -> SynthesisRun:
 
 
 async def _synthesize(
-    run: SynthesisRun, source: "Source", out: Path, jobs: int, accounts: "Accounts", err: "Console"
+    run: SynthesisRun, source: "Source", out: Path, jobs: int, accounts: "Accounts", shown: Display
 ) -> SynthesisRunStatus:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from astra_sandbox.launching import launch_local
     from astra_synth.run import synthesize
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    async with launch_local() as sandbox:
-        err.print(sandbox.containment, markup=False, highlight=False, soft_wrap=True)
-        with Progress(*columns, console=err, transient=True) as progress:
-            bar = progress.add_task("making environments", total=run.spec.count)
+    async with AsyncExitStack() as stack:
+        with shown.doing("starting a sandbox"):
+            sandbox = await stack.enter_async_context(launch_local())
+        shown.note(sandbox.containment)
+        shown.begin(_MAKING, run.spec.count)
 
-            def show(produced: int, rejected: int) -> None:
-                total = accounts.total
-                cost = f", {total.calls} calls, {total.tokens} tokens" if total.calls else ""
-                progress.update(bar, completed=produced, description=f"making environments, {rejected} rejects{cost}")
+        def show(produced: int, rejected: int) -> None:
+            total = accounts.total
+            cost = f", {total.calls} calls, {total.tokens} tokens" if total.calls else ""
+            shown.advance(_MAKING, produced, f"{rejected} rejects{cost}")
 
-            return await synthesize(
-                run, source, sandbox, out, show, concurrency=jobs, on_done=lambda done: accounts.add(done.record)
-            )
+        return await synthesize(
+            run, source, sandbox, out, show, concurrency=jobs, on_done=lambda done: accounts.add(done.record)
+        )
 
 
 def _summary(status: SynthesisRunStatus) -> "Table":
@@ -121,7 +138,7 @@ def _stages(accounts: "Accounts") -> "Table":
         table.add_column(name, justify="left" if name == "stage" else "right")
     for stage in accounts.stages():
         used = stage.usage
-        figures = (stage.entered, stage.passed, f"{stage.yielded:.0%}", used.calls, used.tokens, f"{used.cost:.4f}")
+        figures = (stage.entered, stage.passed, stage.yielded, used.calls, used.tokens, f"{used.cost:.4f}")
         table.add_row(stage.name, *map(str, figures))
     total = accounts.total
     table.add_row("all", "", "", "", str(total.calls), str(total.tokens), f"{total.cost:.4f}")

@@ -1,11 +1,13 @@
-"""How the plots of reports are drawn and kept: one PNG each, nothing of what a run does not have.
+"""How the plots of reports are drawn: one PNG each, nothing of what a run does not have.
 
 Imports matplotlib, which the other modules of this package do without.
 """
 
+import base64
 import io
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -57,27 +59,54 @@ class Plot(Generic[R]):
     draw: Callable[[Axes, R], bool]
 
 
-def png(plot: Plot[R], record: R, style: Mapping[str, Any]) -> bytes | None:
-    """The picture of a plot, the same bytes for the same run; None when there is nothing to draw."""
+@dataclass(frozen=True)
+class Drawn:
+    """A plot on a page: its title, what it says, and the picture as a URI that needs no other file."""
+
+    section: str
+    title: str
+    says: str
+    uri: str
+
+
+@contextmanager
+def styled(style: Mapping[str, Any]) -> Iterator[None]:
+    """How all plots look, whatever the user's own style is."""
     with mpl.rc_context(), warnings.catch_warnings():
-        mpl.rcdefaults()  # whatever the user's own style
+        mpl.rcdefaults()
         mpl.rcParams.update(_STYLE | dict(style))
         warnings.filterwarnings("ignore", message="Glyph")  # a script that no installed font has shows as boxes
-        chart = Figure(figsize=(6.4, 3.5), layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1))
-        FigureCanvasAgg(chart)
-        axes = chart.add_subplot()
-        if not plot.draw(axes, record):
+        yield
+
+
+def chart(plot: Plot[R], record: R) -> Figure | None:
+    """The figure of a plot, its legend below what it explains; None when there is nothing to draw."""
+    figure = Figure(figsize=(6.4, 3.5), layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1))
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    if not plot.draw(axes, record):
+        return None
+    axes.set_title(plot.title)
+    handles, labels = axes.get_legend_handles_labels()
+    if labels:
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), handlelength=1.6)
+    return figure
+
+
+def png(plot: Plot[R], record: R, style: Mapping[str, Any]) -> bytes | None:
+    """The picture of a plot, the same bytes for the same run; None when there is nothing to draw."""
+    with styled(style):
+        figure = chart(plot, record)
+        if figure is None:
             return None
-        axes.set_title(plot.title)
         picture = io.BytesIO()
-        chart.savefig(picture, format="png", metadata={"Software": None})
+        figure.savefig(picture, format="png", metadata={"Software": None})
         return picture.getvalue()
 
 
-def draw(
-    plots: Sequence[Plot[R]], record: R, folder: Path, style: Mapping[str, Any]
-) -> list[tuple[str, list[Plot[R]]]]:
-    """Draws what there is to draw into `folder`, section by section; removes what an earlier report drew besides."""
+def draw(plots: Sequence[Plot[R]], record: R, folder: Path, style: Mapping[str, Any]) -> list[tuple[str, list[Drawn]]]:
+    """Draws what there is to draw, section by section, and into files of `folder`; removes what an earlier report drew
+    besides."""
     folder.mkdir(exist_ok=True)
     drawn = []
     for plot in plots:
@@ -86,5 +115,6 @@ def draw(
             file.unlink(missing_ok=True)
         else:
             replace(file, picture)
-            drawn.append(plot)
+            uri = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+            drawn.append(Drawn(plot.section, plot.title, plot.says, uri))
     return [(section, list(found)) for section, found in groupby(drawn, key=lambda plot: plot.section)]

@@ -8,6 +8,10 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from astra_sandbox.server.zygotes import Nursery
 
 _EXAMPLES = """\
 examples:
@@ -38,15 +42,27 @@ def main(arguments: list[str] | None = None) -> int:
     from astra_sandbox.server.templates import raise_open_files
     from astra_sandbox.server.zygotes import Nursery, ZygoteError
 
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
     raise_open_files()
     nursery = Nursery(wanted=options.contain, library=options.library)
-    nursery.unbind_modes()
     try:
-        zygote = nursery.launch(0)
+        return _serve(nursery, options, tls)
     except ZygoteError as error:
-        nursery.close()
         print(f"astra_sandbox: {error}", file=sys.stderr)
         return 1
+    finally:
+        nursery.close()
+
+
+def _leave(number: int, _: object) -> NoReturn:
+    """Ends this process where a signal comes before the server heeds it, with what there is to clean up."""
+    raise SystemExit(128 + number)
+
+
+def _serve(nursery: "Nursery", options: argparse.Namespace, tls: Tls | None) -> int:
+    nursery.unbind_modes()
+    zygote = nursery.launch(0)
     orphaned = threading.Event()
     if options.exit_with_stdin:
         threading.Thread(target=_exit_with_stdin, args=(orphaned,), daemon=True).start()

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from astra_api.display import share
 from astra_synth.item import ItemRecord
 from astra_synth.stages import STAGE_NAMES
 from astra_synth.teacher import Usage
@@ -24,9 +25,9 @@ class StageAccount:
         return self.entered - self.passed
 
     @property
-    def yielded(self) -> float:
-        """The share that passed; 1 where nothing entered."""
-        return self.passed / self.entered if self.entered else 1.0
+    def yielded(self) -> str:
+        """The share that passed; a dash where nothing entered."""
+        return share(self.passed, self.entered)
 
 
 class Accounts:

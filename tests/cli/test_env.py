@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from astra_api.environment import Environment
+from astra_api.manifests import load_manifests
 from astra_cli.main import run
 
 _GOOD = """\
@@ -218,3 +220,41 @@ def test_the_command_line_starts_without_heavy_imports() -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     found = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.yaml").write_text(_environment("a") + "---\n" + _environment("b"))
+    (tmp_path / "bad.yaml").write_text("kind: Environment\n")
+    assert run(["env", "list", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert "bad.yaml: document 1: apiVersion: required field is missing" in err
+    rows = [line.split() for line in out.splitlines()]
+    assert [row[:7] for row in rows[1:]] == [[name, "travel", "single-hop", "–", "1", "2", "1"] for name in "ab"]
+    assert run(["env", "list", str(tmp_path / "a.yaml"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(row["name"], row["hops"], row["steps"], row["tools"], row["verdict"]) for row in found] == [
+        ("a", 1, 2, 1, None),
+        ("b", 1, 2, 1, None),
+    ]
+
+
+def test_a_verdict_of_another_spec_is_not_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = "status: {phase: Verified, digest: 'sha256:" + "0" * 64 + "'}\n"
+    (tmp_path / "a.yaml").write_text(_environment("a") + status)
+    assert run(["env", "list", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["verdict"] is None
+
+
+def test_shown_as_json_it_is_the_manifest_that_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.yaml").write_text(_environment("a"))
+    (tmp_path / "b.yaml").write_text(_environment("b"))
+    for arguments, names in (([str(tmp_path / "a.yaml")], ["a"]), ([str(tmp_path)], ["a", "b"])):
+        assert run(["env", "show", *arguments, "--json"]) == 0
+        file = tmp_path / "again.json"
+        file.write_text(capsys.readouterr().out)
+        again = [manifest.resource for manifest in load_manifests([file])]
+        assert [resource.metadata.name for resource in again] == names
+        assert [resource for resource in again if isinstance(resource, Environment)] == [
+            manifest.resource for name in names for manifest in load_manifests([tmp_path / f"{name}.yaml"])
+        ]
+        file.unlink()

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -225,3 +226,105 @@ def test_an_interrupt_exits_with_130_and_the_run_goes_on(
     assert [line for line in lines(out) if line[1] == "sft" and line[0] == "train"] == [
         ("train", "sft", step) for step in range(1, 31)
     ]
+
+
+def test_a_dry_run_checks_everything_and_writes_nothing(
+    astra: Astra, manifest: Manifest, examples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    out = tmp_path / "out"
+    for arguments in ((), ("--out", out)):
+        code, printed, err = astra(
+            "train",
+            "-f",
+            manifest(),
+            "-f",
+            examples / "environments",
+            "--dry-run",
+            "--set",
+            "spec.rl.steps=7",
+            *arguments,
+        )
+        assert code == 0, err
+        for said in (
+            "environments:  1 to train on, 1 held out, 2 domains",
+            "SFT data:      1 demonstrations, by executing gold steps",
+            "steps:         2 of SFT, then 7 of RL",
+            "time:          about ",
+            "short can be run; nothing was written",
+        ):
+            assert said in printed
+    assert not out.exists()
+    assert not list(temporary.glob("astra*"))
+
+
+NOT_BEFORE_IT_RUNS = {"length", "object store"}  # gold steps have to be executed, a store has to be asked
+
+
+@pytest.mark.parametrize("name", sorted(set(REFUSED) - NOT_BEFORE_IT_RUNS))
+def test_a_dry_run_refuses_what_a_run_refuses(
+    name: str, astra: Astra, manifest: Manifest, examples: Path, tmp_path: Path
+) -> None:
+    change, message = REFUSED[name]
+    out = tmp_path / "out"
+    code, printed, err = astra(
+        "train", "-f", manifest(change), "-f", examples / "environments", "--dry-run", "--out", out
+    )
+    assert code == 2, printed + err
+    assert message in err
+    assert "Traceback" not in err
+    assert not out.exists()
+
+
+def test_a_dry_run_looks_at_the_folder_and_at_the_data_set(
+    astra: Astra, manifest: Manifest, examples: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("mine")
+    run = ("train", "-f", manifest(), "-f", examples / "environments", "--dry-run")
+    code, _, err = astra(*run, "--out", other)
+    assert code == 2
+    assert "not empty and not the directory of a run" in err
+    assert os.listdir(other) == ["thesis.txt"]
+    data = tmp_path / "data.jsonl"
+    talk = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}], "tools": []}
+    data.write_text(json.dumps(talk) + "\n" + json.dumps({"messages": []}) + "\n")
+    as_files = ("--set", f"spec.sft.dataset={{type: files, path: {data}}}")
+    code, _, err = astra(*run, *as_files)
+    assert code == 2
+    assert f"{data}: line 2: " in err
+    data.write_text((json.dumps(talk) + "\n") * 5)
+    code, printed, err = astra(*run, *as_files)
+    assert code == 0, err
+    assert f"SFT data:      {data}: 5 demonstrations" in printed
+    assert "steps:         4 of SFT" in printed
+
+
+def test_what_ran_is_recorded_and_a_log_tells_of_every_stage(
+    astra: Astra, manifest: Manifest, examples: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run = ("train", "-f", manifest(), "-f", examples / "environments", "--out", out)
+    before = os.umask(0o027)
+    try:
+        code, printed, err = astra(*run, "--set", "spec.rl=null", "--set", "spec.sft.epochs=3")
+    finally:
+        os.umask(before)
+    assert code == 0, err
+    assert "epochs: 3" in (out / "run.yaml").read_text()
+    assert "rl:" not in (out / "run.yaml").read_text()
+    for said in (
+        r"base: evaluating: 1 of 1, .*done in",
+        r"sft: step 3 of 3, .*done in .*; loss \d",
+        r"sft: evaluating: 1 of 1",
+    ):
+        assert re.search(said, printed), printed
+    files = [path for folder in ("checkpoints", "state") for path in (out / folder).rglob("*")]
+    assert files
+    assert {oct(path.stat().st_mode & 0o777) for path in files if path.is_file()} == {"0o640"}
+    assert {oct(path.stat().st_mode & 0o777) for path in files if path.is_dir()} == {"0o750"}
+    code, printed, err = astra(*run, "--set", "spec.rl=null", "--set", "spec.sft.epochs=3", "--quiet")
+    assert (code, printed, err) == (0, f"report: {out / 'report.html'}\n", "")

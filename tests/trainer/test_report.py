@@ -1,5 +1,6 @@
 """The report of a run directory: what it says and draws, of any run, whatever tools and models wrote."""
 
+import base64
 import json
 import math
 import shutil
@@ -13,10 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from astra_api.errors import BadInput
+from astra_api.plotting import chart, styled
 from astra_api.records import CallRecord, Message, Reward, ToolCall, ToolError, ToolErrorKind, ToolResult, Trajectory
 from astra_api.training_run import TrainingRun
 from astra_trainer.report import write_report
+from astra_trainer.report.plots import PLOTS, STYLE
 from astra_trainer.report.reading import choose, turns
+from astra_trainer.report.run_record import read_run
 from astra_trainer.report.wording import duration, visible
 from astra_trainer.run_directory import Position, Stage, open_run
 
@@ -164,11 +168,12 @@ class Page(HTMLParser):
 
 
 def drawn(path: Path) -> set[str]:
-    """The plots on disk, which must be those on the page."""
-    files = {file.name for file in (path / "plots").iterdir()}
-    assert files == {Path(image).name for image in Page(path / "report.html").images}
-    assert all((path / "plots" / name).read_bytes().startswith(b"\x89PNG") for name in files)
-    return {name.removesuffix(".png") for name in files}
+    """The plots on disk, which must be those inside of the page."""
+    files = {file.read_bytes(): file.stem for file in (path / "plots").iterdir()}
+    images = [image.removeprefix("data:image/png;base64,") for image in Page(path / "report.html").images]
+    assert {base64.b64decode(image, validate=True) for image in images} == set(files)
+    assert all(picture.startswith(b"\x89PNG") for picture in files)
+    return set(files.values())
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +206,6 @@ def test_the_page_tells_what_the_run_was_and_came_to(whole: Path) -> None:
 def test_every_plot_is_drawn_and_nothing_comes_from_elsewhere(whole: Path) -> None:
     page = Page(whole / "report.html")
     assert drawn(whole) == ALL_PLOTS
-    assert page.images == [image for image in page.images if image.startswith("plots/")]
     assert not page.links
     assert not {"script", "link", "iframe", "object", "form"} & set(page.tags)
     assert "url(" not in (whole / "report.html").read_text()
@@ -382,3 +386,61 @@ def test_long_text_says_how_much_is_left_out() -> None:
 )
 def test_durations(seconds: float, says: str) -> None:
     assert duration(seconds) == says
+
+
+def with_lines(path: Path, *lines: dict[str, Any]) -> Path:
+    """A run of RL with these lines of metrics."""
+    run = TrainingRun.model_validate({"metadata": {"name": "x"}, "spec": {"model": {"preset": "tiny"}, "rl": {}}})
+    with open_run(path, run, "sha256:0"):
+        pass
+    told = [{"kind": "train", "stage": "rl", "step": n, "seconds": 1.0, **line} for n, line in enumerate(lines, 1)]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in told))
+    return path
+
+
+def test_discarded_groups_are_told_before_the_figures_and_why(tmp_path: Path) -> None:
+    lines = [
+        {"offered": 16, "discarded_share": 0.25, "groups": 8, "discarded_unsolved": 3, "discarded_solved": 1},
+        {"offered": 16, "discarded_share": 1.0, "groups": 0, "discarded_unsolved": 16, "discarded_solved": 0},
+    ]
+    text = Page(write_report(with_lines(tmp_path / "run", *lines))).text
+    said = (
+        "62% of the groups of RL (20 of 32) were discarded: all rollouts of such a group earned the same, so it "
+        "teaches nothing. In 19 no rollout solved anything (too hard as yet: more SFT, or easier environments), in 1 "
+        "all solved everything (too easy: harder environments)."
+    )
+    assert said in text
+    assert "In 1 of 2 steps of RL no group was left, and nothing was learned." in text
+    assert text.index(said) < text.index("Stages")
+
+
+def test_a_run_that_discarded_nothing_has_nothing_to_tell(tmp_path: Path) -> None:
+    line = {"offered": 16, "discarded_share": 0.0, "groups": 8, "excluded": 0}
+    text = Page(write_report(with_lines(tmp_path / "run", line, line))).text
+    assert "were discarded" not in text
+    assert "left out" not in text
+
+
+def test_lines_of_earlier_versions_tell_the_share_alone(tmp_path: Path) -> None:
+    text = Page(write_report(with_lines(tmp_path / "run", {"offered": 16, "discarded_share": 1 / 16}))).text
+    assert "6% of the groups of RL (1 of 16) were discarded" in text
+    assert "so it teaches nothing. " in text
+    assert "too hard" not in text
+
+
+@pytest.mark.parametrize("name", sorted(ALL_PLOTS))
+def test_no_legend_covers_what_it_explains(name: str, whole: Path) -> None:
+    record = read_run(whole)
+    with styled(STYLE):
+        figure = chart(next(plot for plot in PLOTS if plot.name == name), record)
+        assert figure is not None
+        figure.canvas.draw()
+        (axes,) = figure.axes
+        taken = axes.get_tightbbox()
+        assert taken is not None
+        assert axes.get_legend() is None
+        for legend in figure.legends:
+            assert not legend.get_window_extent().overlaps(taken)
+            assert figure.bbox.containsx(legend.get_window_extent().x0)
+            assert figure.bbox.containsx(legend.get_window_extent().x1)
+        assert bool(figure.legends) == bool(axes.get_legend_handles_labels()[1])

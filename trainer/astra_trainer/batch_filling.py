@@ -22,6 +22,8 @@ class FilledBatch(Record):
     rounds: int
     offered: int  # groups rolled out in this step
     discarded: int  # of those, groups without a spread of rewards
+    unsolved: int = 0  # of the discarded, groups in which no rollout earned anything
+    solved: int = 0  # of the discarded, groups in which every rollout earned all
     stale: int  # groups of the batch carried over from earlier steps
 
     @property
@@ -45,6 +47,8 @@ class BatchFilling(Record):
     rounds: int = 0
     offered: int = 0
     discarded: int = 0
+    unsolved: int = 0
+    solved: int = 0
 
     @property
     def missing(self) -> int:
@@ -64,12 +68,15 @@ class BatchFilling(Record):
         if self.done:
             raise ValueError("the batch is filled, or its rounds are used up: take it first")
         kept = tuple(group for group in groups if has_spread(group, self.min_std))
+        others = [group.rewards for group in groups if not has_spread(group, self.min_std)]
         return self.model_copy(
             update={
                 "buffer": self.buffer + kept,
                 "rounds": self.rounds + 1,
                 "offered": self.offered + len(groups),
-                "discarded": self.discarded + len(groups) - len(kept),
+                "discarded": self.discarded + len(others),
+                "unsolved": self.unsolved + sum(max(rewards) <= 0.0 for rewards in others),
+                "solved": self.solved + sum(min(rewards) >= 1.0 for rewards in others),
             }
         )
 
@@ -82,6 +89,8 @@ class BatchFilling(Record):
             rounds=self.rounds,
             offered=self.offered,
             discarded=self.discarded,
+            unsolved=self.unsolved,
+            solved=self.solved,
             stale=min(self.carried, self.wanted),
         )
         surplus = self.buffer[self.wanted :]

@@ -9,21 +9,25 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from astra_api.environment import Environment, settled_phase
 from astra_api.errors import BadInput, RunFailed
+from astra_api.interrupts import EXIT_CODE, Interrupted, interruptible
 from astra_api.kube import ENVIRONMENT, TRAINING_RUN, Kube, KubeError, Object, own_namespace, referenced_source
 from astra_api.manifests import check, load_manifests
 from astra_api.status_writer import StatusWriter
 from astra_api.training_run import TrainingRun
+from astra_api.watching import display
 from astra_sandbox.interface import SandboxError
 from astra_trainer.kept_environments import read_environments, write_environments
-from astra_trainer.local_run import check_given, interruptible, train_in_pool
+from astra_trainer.local_run import check_given, train_in_pool
 from astra_trainer.object_store.uploading import UploadFailed
+from astra_trainer.progress import Progress, Shown, Silence
 from astra_trainer.report import write_report
 
 KEPT = Path("environments") / "verified.json"
@@ -43,9 +47,9 @@ def main() -> int:
     except (SandboxError, KubeError, OSError) as error:
         print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (Interrupted, KeyboardInterrupt):
         print("interrupted; the run goes on from its last step when it is started again", file=sys.stderr)
-        return 130
+        return EXIT_CODE
 
 
 def _main(file: Path, out: Path) -> int:
@@ -59,7 +63,8 @@ def _main(file: Path, out: Path) -> int:
     environments = keep_environments(run, kube, namespace, out)
     with StatusWriter(kube, TRAINING_RUN, namespace, run.metadata.name, os.environ.get("ASTRA_RUN_UID")) as status:
         try:
-            interruptible(train_in_pool(run, environments, out, StatusProgress(status, out)))
+            with display(sys.stdout) as shown:
+                interruptible(train_in_pool(run, environments, out, StatusProgress(status, out, Shown(shown))))
         except UploadFailed:
             write_report(out)
             raise
@@ -113,18 +118,20 @@ def _chosen(run: TrainingRun, body: Object, kube: Kube) -> dict[str, Any] | None
 
 
 class StatusProgress:
-    """A Progress that writes the run's status."""
+    """A Progress that writes the run's status, and passes on what it hears."""
 
-    def __init__(self, status: StatusWriter, out: Path) -> None:
-        self._status, self._out = status, out
+    def __init__(self, status: StatusWriter, out: Path, shown: Progress | None = None) -> None:
+        self._status, self._out, self._shown = status, out, shown or Silence()
         self._total = self._first = 0
         self._began = time.monotonic()
 
     def stage(self, name: str, done: int, total: int) -> None:
         self._total, self._first, self._began = total, done, time.monotonic()
+        self._shown.stage(name, done, total)
         self._status.say(phase="Training", stage=name, step=done, totalSteps=total, eta=None)
 
     def line(self, line: Mapping[str, Any]) -> None:
+        self._shown.line(line)
         if line["kind"] == "evaluation":
             evaluated = {"stage": line["stage"], "lastCheckpoint": self._last_checkpoint()}
             if line.get("holdout_success") is not None:
@@ -141,9 +148,12 @@ class StatusProgress:
         self._status.say(**said)
 
     def note(self, text: str) -> None:
-        print(text, flush=True)
+        self._shown.note(text)
         if text.startswith("base: evaluating"):
             self._status.say(phase="Evaluating", stage="base")
+
+    def doing(self, what: str, total: int | None = None) -> AbstractContextManager[Callable[[], None]]:
+        return self._shown.doing(what, total)
 
     def _eta(self, step: int) -> str | None:
         """When the stage ends, at the pace of this process so far."""

@@ -10,7 +10,7 @@ itself, as wordy as real teachers are, and a model that imitates it earns full r
 import asyncio
 import json
 import random
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -58,8 +58,12 @@ async def demonstrate_all(
     settings: DemonstrationSettings,
     seed: int,
     concurrency: int = 16,
+    on_done: Callable[[], None] = lambda: None,
 ) -> list[Trajectory]:
-    """One demonstration an episode, in order. Raises GoldMismatch and SandboxError: a data set is whole or not made."""
+    """One demonstration an episode, in order; `on_done` hears of each.
+
+    Raises GoldMismatch and SandboxError: a data set is whole or not made.
+    """
     gate = asyncio.Semaphore(concurrency)
 
     def place(number: int) -> Place:
@@ -72,10 +76,11 @@ async def demonstrate_all(
                 first.toolset, 1, seed=place(numbers[0]).session_seed, limits=session_limits(first)
             )
             try:
-                return [
-                    await _demonstrate(episodes[number], opened[0], sandbox, chat, settings, place(number))
-                    for number in numbers
-                ]
+                made = []
+                for number in numbers:
+                    made.append(await _demonstrate(episodes[number], opened[0], sandbox, chat, settings, place(number)))
+                    on_done()
+                return made
             finally:
                 await opened[0].close()
 

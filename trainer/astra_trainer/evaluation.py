@@ -1,6 +1,6 @@
 """Held-out evaluation: rollouts in environments that were never trained on, and the means of what they earned."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -41,8 +41,9 @@ async def evaluate(
     chat: ChatFormat,
     settings: RolloutSettings,
     concurrency: int = 32,
+    on_done: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Rolls out each environment `samples` times under `settings` (temperature 0: greedy).
+    """Rolls out each environment `samples` times under `settings` (temperature 0: greedy); `on_done` hears of each.
 
     The mixed-in tools and the sampling seeds do not depend on `stage` or `step`, so that checkpoints are compared on
     equal prompts. Raises BadInput without environments or when no prompt fits, and SandboxError when the sandbox failed
@@ -59,7 +60,13 @@ async def evaluate(
         for number, environment in enumerate(environments)
     ]
     results = await roll_out_groups(
-        requests, sandbox=sandbox, generator=generator, chat=chat, settings=settings, concurrency=concurrency
+        requests,
+        sandbox=sandbox,
+        generator=generator,
+        chat=chat,
+        settings=settings,
+        concurrency=concurrency,
+        on_done=on_done,
     )
     if not results.groups:
         raise BadInput(f"no held-out environment could be rolled out: {results.excluded[0].message}")

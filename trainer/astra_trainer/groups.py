@@ -4,7 +4,7 @@ A group that the infrastructure failed is excluded and counted, never scored.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from astra_api.records import Record, Reject, Trajectory
@@ -52,8 +52,9 @@ async def roll_out_groups(
     chat: ChatFormat,
     settings: RolloutSettings,
     concurrency: int = 32,
+    on_done: Callable[[], None] = lambda: None,
 ) -> GroupResults:
-    """Rolls out every request, at most `concurrency` groups at a time.
+    """Rolls out every request, at most `concurrency` groups at a time; calls `on_done` after each.
 
     A trajectory is a function of its request, not of what runs beside it. A running group holds `size` sessions and up
     to as many again for mixed-in tools: choose `concurrency` so that they fit the sandboxes' capacity. A request that
@@ -68,6 +69,8 @@ async def roll_out_groups(
                 return await _roll_out(request, sandbox, generator, chat, settings)
             except (SandboxError, PromptTooLong) as error:
                 return error
+            finally:
+                on_done()
 
     async with _UnwrappingTasks() as tasks:
         running = [tasks.create_task(one(request)) for request in requests]

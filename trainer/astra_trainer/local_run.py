@@ -1,14 +1,13 @@
 """A TrainingRun with everything on this machine: its sandbox servers too."""
 
-import asyncio
 import os
-import signal
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, TypeVar
 
 from astra_api.environment import Environment
 from astra_api.errors import BadInput
+from astra_api.interrupts import interruptible
 from astra_api.training_run import FilesDataset, TrainingRun
 from astra_sandbox.interface import Isolation
 from astra_sandbox.launching import launch_local
@@ -17,7 +16,6 @@ from astra_trainer.file_dataset import check_files
 from astra_trainer.pipeline import train
 from astra_trainer.progress import Progress, Silence
 
-T = TypeVar("T")
 _DEMONSTRATIONS = Path("trajectories") / "sft-000000-demonstrations.jsonl"  # of a run's directory, once they are read
 _MADE = Path("checkpoints") / "base-0"  # what was made of a GGUF file
 
@@ -29,25 +27,10 @@ def train_here(
 
     As many servers as `spec.sandboxes.replicas`, of `sessionsPerPod` sessions each, no weaker than `minimumIsolation`;
     or, where ASTRA_SANDBOXES names them, servers that are there already (see `pool_of_environment`).
-    SIGINT and SIGTERM end it as KeyboardInterrupt, after the step under way; the next call goes on from there.
+    A signal that asks it to end is heeded at once, with Interrupted; the next call does the step under way again.
     Raises BadInput and SandboxError as `train` does.
     """
     return interruptible(_train(run, environments, out, progress or Silence()))
-
-
-def interruptible(work: Coroutine[Any, Any, T]) -> T:
-    """Runs a coroutine to its end; SIGTERM cancels it as SIGINT does. Raises KeyboardInterrupt when cancelled so."""
-
-    async def listening() -> T:
-        task = asyncio.current_task()
-        assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        return await work
-
-    try:
-        return asyncio.run(listening())
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
 
 
 def check_given(run: TrainingRun, out: Path) -> None:
@@ -65,12 +48,16 @@ def check_given(run: TrainingRun, out: Path) -> None:
 
 
 async def _train(run: TrainingRun, environments: Sequence[Environment], out: Path, progress: Progress) -> Path:
-    check_given(run, out)
+    with progress.doing("checking the model and the data"):
+        check_given(run, out)
     if os.environ.get(ADDRESSES):
         return await train_in_pool(run, environments, out, progress)
     spec = run.spec.sandboxes
     minimum = Isolation[spec.minimum_isolation.upper()]
-    async with launch_local(spec.replicas, minimum, capacity=spec.sessions_per_pod) as sandbox:
+    async with AsyncExitStack() as stack:
+        with progress.doing("starting sandboxes"):
+            launching = launch_local(spec.replicas, minimum, capacity=spec.sessions_per_pod)
+            sandbox = await stack.enter_async_context(launching)
         progress.note(sandbox.containment)
         return await train(run, environments, out, sandbox=sandbox, progress=progress)
 

@@ -1,9 +1,9 @@
 """Where a policy starts: `spec.model` of a TrainingRun, as a Hugging Face model folder on this machine."""
 
 import contextlib
+import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from astra_api.environment import Environment
+from astra_api.files import share
 from astra_api.training_run import GgufModel, Model
 from astra_trainer.chat import ChatFormat, ChatTemplateError
 from astra_trainer.gguf_files import ModelError, check_gguf, gguf_file
@@ -232,9 +233,11 @@ def _stretched(given: Path, context: int | None, folder: Path) -> Path:
 def _make(folder: Path, build: Callable[[Path], None]) -> None:
     """Builds a folder beside its place and moves it there whole."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    building = folder.with_name(f".{folder.name}-{os.getpid()}")
     with contextlib.ExitStack() as clean:
         clean.callback(shutil.rmtree, building, ignore_errors=True)
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir()
         build(building)
-        building.chmod(0o755)
+        share(building)
         building.rename(folder)

@@ -45,22 +45,27 @@ async def train(
     is done but not all snapshots are in object storage. Cancelling it is safe at any moment: the unit of work that was
     under way is done again by the next call.
     """
-    spec = run.spec
-    if spec.suspend:
-        raise BadInput("spec.suspend: the run is suspended; set it to false to train")
-    stages = _stages(spec.engine)
-    if unbuilt := [name for name in spec.evaluation.benchmarks if name != "holdout"]:
-        raise BadInput(f"spec.evaluation.benchmarks: {', '.join(unbuilt)} cannot be run yet; give [holdout]")
-    try:
-        split = split_environments(environments, spec.environments.selector, spec.environments.holdout, spec.seed)
-    except ValueError as error:
-        raise BadInput(f"spec.{error}") from None
+    stages, split = _stages(run.spec.engine), split_of(run, environments)
     run = _contained(run, await sandbox.status())
     heard = progress or Silence()
-    with open_run(out, run, _digest(environments)) as directory:
+    with open_run(out, run, digest_of(environments)) as directory:
         async with uploading(run, out, heard):
             work, start = await _prepare(run, split, directory, sandbox, heard)
             return await _finish(work, start, stages)
+
+
+def split_of(run: TrainingRun, environments: Sequence[Environment]) -> EnvironmentSplit:
+    """What the run trains on and what it holds out. Raises BadInput for a run that cannot begin."""
+    spec = run.spec
+    if spec.suspend:
+        raise BadInput("spec.suspend: the run is suspended; set it to false to train")
+    _stages(spec.engine)
+    if unbuilt := [name for name in spec.evaluation.benchmarks if name != "holdout"]:
+        raise BadInput(f"spec.evaluation.benchmarks: {', '.join(unbuilt)} cannot be run yet; give [holdout]")
+    try:
+        return split_environments(environments, spec.environments.selector, spec.environments.holdout, spec.seed)
+    except ValueError as error:
+        raise BadInput(f"spec.{error}") from None
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,8 @@ async def _prepare(
     made = directory.checkpoint("base", 0)
     if not made.exists():
         progress.note("preparing the model")
-    start = await compute(prepare_model, run.spec.model, made, split.train, run.spec.seed)
+    with progress.doing("preparing the model"):
+        start = await compute(prepare_model, run.spec.model, made, split.train, run.spec.seed)
     try:
         chat = ChatFormat(load_tokenizer(start))
     except ChatTemplateError as error:
@@ -169,19 +175,21 @@ async def _evaluate(work: Workplace, stages: _Stages, stage: Stage, step: int, f
 
 async def _evaluate_here(work: Workplace, stage: Stage, step: int, folder: Path) -> Evaluation:
     spec = work.run.spec.evaluation
-    return await evaluate(
-        work.split.holdout,
-        stage=stage,
-        step=step,
-        samples=spec.samples,
-        seed=work.run.spec.seed,
-        mixer=work.mixer,
-        sandbox=work.sandbox,
-        generator=await compute(_generator, folder, work.chat),
-        chat=work.chat,
-        settings=work.settings(spec.temperature),
-        concurrency=work.groups_at_once(spec.samples),
-    )
+    with work.progress.doing(f"{stage}: evaluating", len(work.split.holdout)) as count:
+        return await evaluate(
+            work.split.holdout,
+            stage=stage,
+            step=step,
+            samples=spec.samples,
+            seed=work.run.spec.seed,
+            mixer=work.mixer,
+            sandbox=work.sandbox,
+            generator=await compute(_generator, folder, work.chat),
+            chat=work.chat,
+            settings=work.settings(spec.temperature),
+            concurrency=work.groups_at_once(spec.samples),
+            on_done=count,
+        )
 
 
 def _generator(folder: Path, chat: ChatFormat) -> "BatchedGenerator":
@@ -192,7 +200,7 @@ def _generator(folder: Path, chat: ChatFormat) -> "BatchedGenerator":
     return BatchedGenerator(load_policy(folder, DEVICE), chat.stop_ids)
 
 
-def _digest(environments: Sequence[Environment]) -> str:
+def digest_of(environments: Sequence[Environment]) -> str:
     """Of the environments and their labels, whatever their order."""
     entries = sorted(f"{e.name} {e.digest} {sorted(e.metadata.labels.items())}" for e in environments)
     return "sha256:" + hashlib.sha256("\n".join(entries).encode()).hexdigest()

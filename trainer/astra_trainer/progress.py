@@ -1,8 +1,10 @@
 """What a run tells whoever watches it."""
 
-from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Protocol, Self
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+from astra_api.watching import Display
 
 
 class Progress(Protocol):
@@ -18,6 +20,10 @@ class Progress(Protocol):
         """Something happened that a person should know."""
         ...
 
+    def doing(self, what: str, total: int | None = None) -> AbstractContextManager[Callable[[], None]]:
+        """Something that takes a while, as long as the body runs; what it gives is called after each of `total`."""
+        ...
+
 
 class Silence:
     """A Progress for nobody."""
@@ -28,57 +34,37 @@ class Silence:
 
     def note(self, text: str) -> None: ...
 
+    def doing(self, what: str, total: int | None = None) -> AbstractContextManager[Callable[[], None]]:
+        return nullcontext(lambda: None)
 
-class Bars:
-    """A Progress on the terminal: one bar a stage with its latest figures. A context manager."""
 
-    def __init__(self) -> None:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
+class Shown:
+    """A Progress on a Display: its stages with their latest figures, and a line for each evaluation."""
 
-        self._bars = Progress(
-            TextColumn("{task.description:<10}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
-        )
-        self._stages: dict[str, Any] = {}
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bars.stop()
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self._stage: str | None = None
 
     def stage(self, name: str, done: int, total: int) -> None:
-        self._stages[name] = self._bars.add_task(name, total=total, completed=done, figures="")
-
-    def advance(self, name: str, done: int, figures: str = "") -> None:
-        """Moves the bar of a stage that has no lines."""
-        self._bars.update(self._stages[name], completed=done, figures=figures)
+        if self._stage is not None:
+            self._display.end(self._stage)
+        self._stage = name
+        self._display.begin(name, total, done, unit="step")
 
     def line(self, line: Mapping[str, Any]) -> None:
         stage = str(line["stage"])
         if line["kind"] == "evaluation":
-            held_out = {name.removeprefix("holdout_"): line[name] for name in _HELD_OUT}
-            self._bars.console.print(f"{stage:<10} held-out  {_figures(held_out)}")
-        elif stage in self._stages:
+            held_out = {name.removeprefix("holdout_"): line[name] for name in _HELD_OUT if line.get(name) is not None}
+            self._display.note(f"{stage:<10} held-out  {_figures(held_out)}")
+        elif stage == self._stage:
             shown = {name: line[name] for name in _SHOWN if line.get(name) is not None}
-            self._bars.update(self._stages[stage], completed=line["step"], figures=_figures(shown))
+            self._display.advance(stage, int(line["step"]), _figures(shown))
 
     def note(self, text: str) -> None:
-        self._bars.console.print(text)
+        self._display.note(text)
+
+    def doing(self, what: str, total: int | None = None) -> AbstractContextManager[Callable[[], None]]:
+        return self._display.doing(what, total)
 
 
 _HELD_OUT = ("holdout_f1", "holdout_recall", "holdout_precision", "holdout_calls")

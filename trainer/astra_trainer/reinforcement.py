@@ -47,7 +47,8 @@ async def _step(
     rollouts = await _fill(work, engine, rl, step, filling, cursor)
     times.append(time.monotonic())
     batch, following = rollouts.filling.take()
-    metrics = await _update(engine, batch)
+    with work.progress.doing("updating"):
+        metrics = await _update(engine, batch)
     times.append(time.monotonic())
     if not batch.groups:
         work.progress.note(f"rl step {step}: no group had a spread of rewards in {batch.rounds} rounds; no update")
@@ -78,14 +79,16 @@ async def _fill(
     while not rollouts.filling.done:
         requests = [_request(work, rl, step, rollouts.cursor + i) for i in range(rollouts.filling.missing)]
         rollouts.cursor += len(requests)
-        found: GroupResults = await roll_out_groups(
-            requests,
-            sandbox=work.sandbox,
-            generator=generator,
-            chat=work.chat,
-            settings=work.settings(rl.temperature),
-            concurrency=work.groups_at_once(rl.group_size),
-        )
+        with work.progress.doing("rolling out", len(requests)) as count:
+            found: GroupResults = await roll_out_groups(
+                requests,
+                sandbox=work.sandbox,
+                generator=generator,
+                chat=work.chat,
+                settings=work.settings(rl.temperature),
+                concurrency=work.groups_at_once(rl.group_size),
+                on_done=count,
+            )
         rollouts.filling = rollouts.filling.offer(found.groups)
         rollouts.trajectories += [trajectory for group in found.groups for trajectory in group.trajectories]
         rollouts.excluded += found.excluded
@@ -118,6 +121,8 @@ def _figures(rollouts: _Rollouts, batch: FilledBatch) -> dict[str, Value]:
         "stale_groups": batch.stale,
         "rounds": batch.rounds,
         "offered": batch.offered,
+        "discarded_unsolved": batch.unsolved,
+        "discarded_solved": batch.solved,
         "excluded": len(rollouts.excluded),
     }
     return {**rollout_figures(trajectories), **counts} if trajectories else counts

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from astra_api.differences import differences
 from astra_api.errors import BadInput
+from astra_api.files import share
 from astra_api.records import Record, Trajectory
 from astra_api.training_run import FREE, TrainingRun
 from astra_api.yaml_documents import documents
@@ -34,7 +35,7 @@ from astra_trainer.trajectory_lines import dataset_card, dump_lines, read_lines
 Stage = Literal["base", "sft", "rl"]
 _STAGES = ("base", "sft", "rl")
 CONTAINMENT = "astra.farm/containment"  # annotation: how the sandboxes of the run are contained
-_ENVIRONMENTS = "astra.farm/environments"  # annotation: the digest of what the run trains and is evaluated on
+ENVIRONMENTS = "astra.farm/environments"  # annotation: the digest of what the run trains and is evaluated on
 _GUESTS = (".lock", "environments")  # may stand in a directory before its run begins: `astra demo` puts them there
 
 
@@ -100,6 +101,7 @@ class RunDirectory:
         target = self.checkpoint(stage, step)
         building = _emptied(target.with_name(f".{target.name}"))
         write(building)
+        share(building)
         _sync_folder(building)
         shutil.rmtree(target, ignore_errors=True)
         building.rename(target)
@@ -107,6 +109,7 @@ class RunDirectory:
     def adopt_snapshot(self, stage: Stage, step: int, folder: Path) -> None:
         """Moves a whole snapshot that another process made into its place."""
         target = self.checkpoint(stage, step)
+        share(folder)
         _sync_folder(folder)
         shutil.rmtree(target, ignore_errors=True)
         folder.rename(target)
@@ -139,6 +142,7 @@ class RunDirectory:
             os.link(engine, building / "engine.pt")
         committed = _Committed(position=position, metrics_bytes=length)
         (building / "position.json").write_text(committed.model_dump_json(), encoding="utf-8")
+        share(building)
         _sync_folder(building)
         building.rename(self.path / "state" / f"{number:06}")
         _sync(self.path / "state")
@@ -165,6 +169,10 @@ class RunDirectory:
             # demonstrations are written whole before the first step of SFT, and are the same at every attempt
             if split != "demonstrations" and (_STAGES.index(stage), int(step), split == "holdout") > done:
                 file.unlink()
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Removes what is half written."""
         for folder in ("trajectories", "checkpoints", "state"):
             for unfinished in (self.path / folder).glob(".*"):
                 shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink()
@@ -198,24 +206,31 @@ def open_run(path: Path, run: TrainingRun, environments: str) -> Iterator[RunDir
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BadInput(f"{path}: another process is training in this directory") from None
-        _claim(path, run, environments)
-        yield RunDirectory(path, run.spec.checkpoint.keep_states)
+        _write(path / "run.yaml", yaml_text(claim(path, run, environments)).encode())
+        directory = RunDirectory(path, run.spec.checkpoint.keep_states)
+        try:
+            yield directory
+        except BaseException:
+            with contextlib.suppress(OSError):  # a step under way in another thread may still be writing
+                directory.sweep()
+            raise
 
 
-def _claim(path: Path, run: TrainingRun, environments: str) -> None:
+def claim(path: Path, run: TrainingRun, environments: str) -> dict[str, Any]:
+    """The run as its directory would record it. Raises BadInput where the directory is another run's, or none."""
     file = path / "run.yaml"
     resolved = run.model_copy(update={"status": None}).model_dump(mode="json", by_alias=True, exclude_none=True)
-    resolved["metadata"].setdefault("annotations", {})[_ENVIRONMENTS] = environments
+    resolved["metadata"].setdefault("annotations", {})[ENVIRONMENTS] = environments
     if file.exists():
         begun = next(iter(documents(file.read_text(encoding="utf-8")))).value
-        if begun["metadata"]["annotations"][_ENVIRONMENTS] != environments:
+        if begun["metadata"]["annotations"][ENVIRONMENTS] != environments:
             raise BadInput(f"{path}: was begun with other environments; give those, or begin in a new directory")
         for field, old, new in differences(_bound(begun["spec"]), _bound(resolved["spec"]), "spec"):
             was, now = json.dumps(old), json.dumps(new)
             raise BadInput(f"{field}: {path} was begun with {was}, not {now}; restore it, or begin in a new directory")
-    elif any(child.name not in _GUESTS for child in path.iterdir()):
+    elif path.exists() and any(child.name not in _GUESTS for child in path.iterdir()):
         raise BadInput(f"{path}: not empty and not the directory of a run; give another output directory")
-    _write(file, yaml_text(resolved).encode())
+    return resolved
 
 
 def _bound(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -73,9 +73,7 @@ async def demonstrations(work: Workplace, sft: Sft) -> list[Trajectory]:
     """What the stage learns from: made once, then read back from the run directory."""
     kept = work.directory.load_trajectories("sft", 0, "demonstrations")
     data = await _made(work, sft) if kept is None else kept
-    short = [trajectory for trajectory in data if len(trajectory.tokens) <= sft.max_length]
-    if not short:
-        raise BadInput(f"spec.sft.maxLength: all {len(data)} demonstrations are longer than {sft.max_length} tokens")
+    short = short_enough(data, sft)
     if kept is None:
         work.directory.save_trajectories("sft", 0, "demonstrations", data)
     if len(short) < len(data):
@@ -83,28 +81,40 @@ async def demonstrations(work: Workplace, sft: Sft) -> list[Trajectory]:
     return short
 
 
+def short_enough(data: Sequence[Trajectory], sft: Sft) -> list[Trajectory]:
+    """The demonstrations of at most `maxLength` tokens. Raises BadInput where there is none."""
+    short = [trajectory for trajectory in data if len(trajectory.tokens) <= sft.max_length]
+    if not short:
+        raise BadInput(f"spec.sft.maxLength: all {len(data)} demonstrations are longer than {sft.max_length} tokens")
+    return short
+
+
 async def _made(work: Workplace, sft: Sft) -> list[Trajectory]:
     if isinstance(sft.dataset, FilesDataset):
-        return _not_held_out(load_demonstrations(Path(sft.dataset.path), work.chat, work.progress.note), work)
+        with work.progress.doing(f"reading {sft.dataset.path}"):
+            data = load_demonstrations(Path(sft.dataset.path), work.chat, work.progress.note)
+        return not_held_out(data, work.split.holdout)
     seed = work.run.spec.seed
     chosen = _spread(work.split.train, sft.dataset.limit, seed)
     work.progress.note(f"executing the gold steps of {len(chosen)} environments")
-    return await demonstrate_all(
-        [
-            work.mixer.episode(environment, seed=seed, index=number, step=0)
-            for number, environment in enumerate(chosen * sft.dataset.samples)
-        ],
-        sandbox=work.sandbox,
-        chat=work.chat,
-        settings=DemonstrationSettings(recoveries=sft.dataset.recoveries, detours=sft.dataset.detours),
-        seed=seed,
-        concurrency=min(16, work.groups_at_once(1)),
-    )
+    with work.progress.doing("demonstrating", len(chosen) * sft.dataset.samples) as count:
+        return await demonstrate_all(
+            [
+                work.mixer.episode(environment, seed=seed, index=number, step=0)
+                for number, environment in enumerate(chosen * sft.dataset.samples)
+            ],
+            sandbox=work.sandbox,
+            chat=work.chat,
+            settings=DemonstrationSettings(recoveries=sft.dataset.recoveries, detours=sft.dataset.detours),
+            seed=seed,
+            concurrency=min(16, work.groups_at_once(1)),
+            on_done=count,
+        )
 
 
-def _not_held_out(data: list[Trajectory], work: Workplace) -> list[Trajectory]:
+def not_held_out(data: list[Trajectory], holdout: Sequence[Environment]) -> list[Trajectory]:
     """The data, none of which is a trajectory of an environment that the run holds out. Raises BadInput."""
-    held_out = {environment.digest: environment.name for environment in work.split.holdout}
+    held_out = {environment.digest: environment.name for environment in holdout}
     for trajectory in data:
         if name := held_out.get(trajectory.digest):
             raise BadInput(

@@ -47,16 +47,17 @@ class Workplace:
         from astra_trainer.engines.embedded.engine import EmbeddedEngine
 
         rl = self.run.spec.rl
-        engine = await compute(
-            EmbeddedEngine,
-            folder,
-            schedule,
-            seed=self.run.spec.seed,
-            clip_ratio=rl.clip_ratio if rl else 0.2,
-            temperature=rl.temperature if rl else 1.0,
-        )
-        if position is not None and self.directory.engine_state is not None:
-            await compute(engine.load_state, self.directory.engine_state)
+        with self.progress.doing("loading the model"):
+            engine = await compute(
+                EmbeddedEngine,
+                folder,
+                schedule,
+                seed=self.run.spec.seed,
+                clip_ratio=rl.clip_ratio if rl else 0.2,
+                temperature=rl.temperature if rl else 1.0,
+            )
+            if position is not None and self.directory.engine_state is not None:
+                await compute(engine.load_state, self.directory.engine_state)
         return engine
 
     async def commit(

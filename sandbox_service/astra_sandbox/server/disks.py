@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import stat
@@ -100,7 +101,10 @@ class SessionFiles:
             self.watched = self._changes.watch(self, self._path)
         try:
             size, files, named = _written(self._path)
-        except OSError:
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # this server's fault: it looks again soon
+                self._none = False
+                return None
             return "the session hid files in a folder that cannot be looked at"
         nameless = _nameless(pid, os.path.basename(self._path), named, file_bytes)
         most = _FULL_FILES * file_bytes

@@ -116,6 +116,7 @@ class Nursery:
             return
         remove_tree(self._scratch)
         os.close(self._lock)
+        self._scratch = None
 
     def _scratch_folder(self) -> str:
         if self._scratch is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jinja2
 
-from astra_api.display import shortened, visible
+from astra_api.display import share, shortened, visible
 from astra_api.environment import Environment
 from astra_api.files import replace
 from astra_api.plotting import draw
@@ -32,6 +32,7 @@ def write_report(directory: Path) -> Path:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"visible": visible, "shortened": shortened, "json": _json}
+    environment.globals |= {"share": share}
     source = files("astra_synth").joinpath("templates", "report.html.jinja").read_text(encoding="utf-8")
     page = directory / "report.html"
     sections = draw(PLOTS, synthesis, directory / _PLOTS, {})
@@ -54,7 +55,6 @@ def _content(synthesis: Synthesis) -> dict[str, Any]:
         "rejects": _rejects(synthesis),
         "notes": _notes(synthesis),
         "unasked": read_unasked(synthesis.directory),
-        "plots": _PLOTS,
     }
 
 

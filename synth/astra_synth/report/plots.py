@@ -25,13 +25,12 @@ def _yield(axes: Axes, synthesis: Synthesis) -> bool:
     places = range(len(stages))
     axes.barh(places, [stage.entered for stage in stages], 0.72, color=_PALE, label="entered")
     bars = axes.barh(places, [stage.passed for stage in stages], 0.72, color=_BLUE, label="passed")
-    axes.bar_label(bars, [f"{stage.yielded:.0%}" for stage in stages], padding=3, fontsize=8, color=_QUIET)
+    axes.bar_label(bars, [stage.yielded for stage in stages], padding=3, fontsize=8, color=_QUIET)
     axes.set_yticks(list(places), [stage.name for stage in stages])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.3 * stages[0].entered)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("items")
-    axes.legend(loc="upper right")
     return True
 
 
@@ -62,7 +61,6 @@ def _hops(axes: Axes, synthesis: Synthesis) -> bool:
     mean = synthesis.tool_steps / len(synthesis.environments)
     axes.axvline(mean, color=_BLUE, linewidth=1.6, label=f"mean {mean:.2f}")
     axes.axvline(PAPER_MEAN_HOPS, color=_ORANGE, linewidth=1.6, linestyle="--", label=f"the paper's, {PAPER_MEAN_HOPS}")
-    axes.legend()
     return True
 
 
@@ -95,7 +93,6 @@ def _tokens(axes: Axes, synthesis: Synthesis) -> bool:
     axes.set_yticks(list(places), [stage.name for stage in stages])
     axes.invert_yaxis()
     axes.set_xlabel("tokens")
-    axes.legend()
     return True
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from astra_api.display import shortened
 from astra_api.environment import Environment
 from astra_api.errors import BadInput
 from astra_api.graph import levels
@@ -68,15 +69,30 @@ def read_synthesis(directory: Path) -> Synthesis:
     """Reads an output directory. Raises BadInput when it is none, or damaged."""
     try:
         run = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+        _check(run)
         accounts, rejects = Accounts(), list[Reject]()
+        files = list[Path]()
         for file in sorted((directory / "done").glob("*.json"), key=lambda file: int(file.stem)):
-            done = json.loads(file.read_text(encoding="utf-8"))
+            try:
+                done = json.loads(file.read_text(encoding="utf-8"))
+            except FileNotFoundError:
+                continue  # a run that goes on is making this batch again
             accounts.add(done.get("record") or {})
             rejects += [Reject.model_validate(reject) for reject in done["rejects"]]
-        files = sorted((directory / "environments").glob("*.yaml"), key=lambda file: int(file.stem))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{directory}: is not the output of a synthesis run: {error}") from None
+            files += [made] if (made := directory / "environments" / f"{file.stem}.yaml").exists() else []
+    except FileNotFoundError as error:
+        raise BadInput(f"{directory}: is not the output of a synthesis run (it has no run.json)") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise BadInput(f"{directory}: is not the output of a synthesis run: {shortened(str(error), 300)}") from None
     found = [manifest.resource for manifest in load_manifests(files)] if files else []
     return Synthesis(
         directory, run, [resource for resource in found if isinstance(resource, Environment)], rejects, accounts
     )
+
+
+def _check(run: Any) -> None:
+    """Raises what reading a record of another kind raises."""
+    spec = run["spec"]
+    if not isinstance(run["name"], str) or not isinstance(spec["count"], int) or "seed" not in spec:
+        raise ValueError("run.json holds no SynthesisRun")
+    str(spec["environments"]["source"]["type"])

@@ -18,6 +18,7 @@ from astra_api.errors import BadInput
 from astra_trainer.object_store import uploading
 from astra_trainer.object_store.uploading import UploadFailed
 from astra_trainer.pipeline import train
+from astra_trainer.progress import Silence
 from astra_trainer.report import write_report
 from object_stores import BUCKET, SECRET, S3Server
 
@@ -33,15 +34,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-class Recorder:
+class Recorder(Silence):
     """A Progress that remembers, and that may do something when it hears of a line."""
 
     def __init__(self, on_line: Any = lambda line: None) -> None:
         self.lines: list[Mapping[str, Any]] = []
         self.notes: list[str] = []
         self._on_line = on_line
-
-    def stage(self, name: str, done: int, total: int) -> None: ...
 
     def line(self, line: Mapping[str, Any]) -> None:
         self.lines.append(line)

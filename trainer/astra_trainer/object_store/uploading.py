@@ -41,7 +41,8 @@ async def uploading(run: TrainingRun, out: Path, progress: Progress) -> AsyncIte
     try:
         await uploads.begin()
         yield
-        await uploads.finish()
+        with progress.doing("copying checkpoints to the object store"):
+            await uploads.finish()
     finally:
         await uploads.end()
 

@@ -1,7 +1,7 @@
 """The page: what the run was, its figures, its plots, and a few trajectories to read."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -9,15 +9,17 @@ from typing import Any
 
 import jinja2
 
+from astra_api.display import share
 from astra_api.files import replace
 from astra_api.plotting import draw
 from astra_trainer.report.plots import PLOTS, STYLE
 from astra_trainer.report.reading import choose, question, turns
-from astra_trainer.report.run_record import RunRecord, Trained, read_run, series
+from astra_trainer.report.run_record import Line, RunRecord, Trained, read_run, series
 from astra_trainer.report.wording import STAGE_NAMES, duration, figure, shortened, visible
 from astra_trainer.run_directory import CONTAINMENT, Stage
 
 _PLOTS = "plots"
+_HOW = ("unsolved", "solved")  # the ways in which all rollouts of a discarded group may be the same
 _ENDED = {"answered": "answered", "max_turns": "stopped at the last turn allowed", "max_tokens": "cut: out of tokens"}
 
 
@@ -62,18 +64,45 @@ def _content(record: RunRecord) -> dict[str, Any]:
     return {
         "name": visible(record.run.metadata.name),
         "facts": _facts(record, trained, len({trajectory.environment for trajectory in after})),
+        "warnings": list(_warnings(record)),
         "unfinished": [row for row in rows if not row.finished],
         "headline": [(STAGE_NAMES[stage], stage, figure(value)) for stage, value in f1.items()],
         "gain": f"{gain:+.3f}" if math.isfinite(gain) else None,
         "gain_from": STAGE_NAMES[before] if before else None,
         "gain_to": STAGE_NAMES[last] if last else None,
         "stages": rows,
-        "plots": _PLOTS,
         "choices": choose(after, record.held_out(before) if before else []),
         "after": STAGE_NAMES[last] if last else None,
         "before": STAGE_NAMES[before] if before else None,
         "ended": _ENDED,
     }
+
+
+def _warnings(record: RunRecord) -> Iterator[str]:
+    """What a reader must know before the figures: groups that were rolled out for nothing, and why."""
+    lines = [line for line in record.steps("rl") if line.get("offered")]
+    offered = math.fsum(series(lines, "offered"))
+    discarded = round(math.fsum(line["offered"] * (line.get("discarded_share") or 0.0) for line in lines))
+    if discarded:
+        yield (
+            f"{share(discarded, offered)} of the groups of RL ({discarded:,} of {offered:,.0f}) were discarded: all "
+            f"rollouts of such a group earned the same, so it teaches nothing.{_why(lines)}"
+        )
+    idle = sum(line.get("groups") == 0 for line in lines)
+    if idle:
+        yield f"In {idle} of {len(record.steps('rl'))} steps of RL no group was left, and nothing was learned."
+    excluded = round(math.fsum(line.get("excluded") or 0 for line in record.lines))
+    if excluded:
+        yield f"{excluded:,} groups were left out: their sandboxes failed them, or their prompts were too long."
+
+
+def _why(lines: Sequence[Line]) -> str:
+    unsolved, solved = (round(math.fsum(line.get(f"discarded_{how}") or 0 for line in lines)) for how in _HOW)
+    parts = [f"in {unsolved:,} no rollout solved anything (too hard as yet: more SFT, or easier environments)"]
+    parts = parts if unsolved else []
+    parts += [f"in {solved:,} all solved everything (too easy: harder environments)"] if solved else []
+    said = ", ".join(parts)
+    return f" {said[0].upper()}{said[1:]}." if said else ""
 
 
 def _facts(record: RunRecord, trained: dict[Stage, Trained], held_out: int) -> list[tuple[str, str]]:

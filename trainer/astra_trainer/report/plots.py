@@ -214,17 +214,6 @@ def _finish(axes: Axes, x: str | None, y: str | None, *, share: bool = False, ze
         axes.set_ylim(0, 1.05)
     elif zero:
         axes.set_ylim(0, max(axes.get_ylim()[1], 1e-9))
-    handles, labels = axes.get_legend_handles_labels()
-    if labels:
-        axes.legend(
-            handles,
-            labels,
-            loc="lower right",
-            bbox_to_anchor=(1.0, 1.0),
-            ncols=len(labels),
-            handlelength=1.6,
-            columnspacing=1.2,
-        )
     return True
 
 

@@ -1,5 +1,6 @@
 """What a run directory says about its run, read without opening or locking it: a run under way can be read too."""
 
+import contextlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from astra_api.records import Trajectory
 from astra_api.training_run import TrainingRun
 from astra_api.yaml_documents import documents
 from astra_trainer.object_store.uploading import FILE as UPLOADS
-from astra_trainer.run_directory import Stage
+from astra_trainer.run_directory import ENVIRONMENTS, Stage
 
 STAGES: tuple[Stage, ...] = ("base", "sft", "rl")
 _NAME_AT = len('{"environment":')  # a trajectory's first field is its environment's name
@@ -75,7 +76,7 @@ class RunRecord:
         split = "demonstrations" if stage == "sft" else "train"
         count, names = 0, set()
         for file in sorted((self.directory / "trajectories").glob(f"{stage}-*-{split}.jsonl")):
-            with file.open(encoding="utf-8") as lines:
+            with contextlib.suppress(FileNotFoundError), file.open(encoding="utf-8") as lines:  # undone by a resume
                 for number, line in enumerate(lines, start=1):
                     count += 1
                     names.add(_environment(line, file, number))
@@ -84,7 +85,10 @@ class RunRecord:
 
 def read_run(directory: Path) -> RunRecord:
     """Raises BadInput when `directory` is not the directory of a run, or a file of it is damaged."""
-    return RunRecord(directory, _run(directory / "run.yaml"), list(_lines(directory / "metrics.jsonl")))
+    run = _run(directory / "run.yaml")
+    if ENVIRONMENTS not in run.metadata.annotations:
+        raise BadInput(f"{directory}: not the directory of a run: its run.yaml is a manifest, and no record of a run")
+    return RunRecord(directory, run, list(_lines(directory / "metrics.jsonl")))
 
 
 def series(lines: Sequence[Line], name: str) -> list[float]:

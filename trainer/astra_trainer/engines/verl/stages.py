@@ -131,7 +131,8 @@ async def evaluate(work: Workplace, name: Stage, step: int, folder: Path) -> Eva
     result = stage.spool / "evaluation.json"
     overrides = serving_overrides(work.run, stage.site, stage.places(folder))
     module = "astra_trainer.engines.verl.evaluate"
-    await stage.process([module, name, str(step), str(result), *overrides], lambda: None)
+    with work.progress.doing(f"{name}: evaluating"):
+        await stage.process([module, name, str(step), str(result), *overrides], lambda: None)
     if not result.exists():
         raise RunFailed(f"the evaluation left no result; see {stage.log}")
     found = json.loads(result.read_bytes())
