@@ -85,7 +85,7 @@ def test_a_demo_is_interrupted_goes_on_and_ends_with_its_report(start: Start, sh
     process = start(*command)
     printed, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
-    assert lines(out)[: len(kept)] == kept
+    assert lines(out)[: len(kept) - 1] == kept[:-1], "the last one may not have been committed"
     figures = [json.loads(line) for line in lines(out)]
     assert [f["stage"] for f in figures if f["kind"] == "evaluation"] == ["base", "sft", "rl"]
     assert [f["step"] for f in figures if f["stage"] == "rl"] == [1, 2, 2]
