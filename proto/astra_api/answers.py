@@ -5,6 +5,7 @@ phrase "The answer is" (in the question's language, said once), else the whole m
 answer and nothing besides: a message that lists candidates, repeats the question or holds scraps of markup is wrong.
 """
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -51,8 +52,8 @@ _COMMA_IS_DECIMAL = _words("de es fr it nl pl pt ru tr uk cs da fi nb no sv el h
 _ORDERED = re.compile(
     r"\b(in (\w+ )?order|order of|order(ed)? by|sort(ed)?|rank(ed|ing)?|ascending|descending|alphabetical(ly)?"
     r"|(largest|smallest|highest|lowest|biggest|oldest|newest|longest|shortest|most|least|latest|earliest|nearest"
-    r"|cheapest|heaviest|lightest) first|from (the )?\w+est to (the )?\w+|geordnet|sortiert|Reihenfolge|zuerst|aufsteigend"
-    r"|absteigend|ordre|tri(és?|ées?)|orden|ordenad[oa]s?)\b|顺序|排序|从.{1,4}到|依次",
+    r"|cheapest|heaviest|lightest) first|from (the )?\w+est to (the )?\w+|geordnet|sortiert|Reihenfolge|zuerst"
+    r"|aufsteigend|absteigend|ordre|tri(és?|ées?)|orden|ordenad[oa]s?)\b|顺序|排序|从.{1,4}到|依次",
     re.IGNORECASE,
 )
 _JOINS = _words("and und et y e i и και en og och ja ve dan & 和 与 以及 及 と")  # between the last two of a list
@@ -83,7 +84,7 @@ def request(language: str) -> str:
 
 def answer_sentence(spec: EnvironmentSpec) -> str:
     """The gold answer as the rule has it said: what an expert answers."""
-    text = spec.answer if isinstance(spec.answer, str) else canonical_json(spec.answer).decode()
+    text = spec.answer if isinstance(spec.answer, str) else json.dumps(spec.answer, ensure_ascii=False)
     separator = "" if phrase(spec.language).endswith(("是", "は", "은")) else " "
     return f"{phrase(spec.language)}{separator}{text}."
 

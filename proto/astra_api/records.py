@@ -158,6 +158,8 @@ class Reward(Record):
     solved: tuple[str, ...]  # ids of the solved steps
     needed: int  # n: steps that need a tool
     calls: int  # c: tool calls made, failed and irrelevant ones included
+    answer: bool = False  # the final answer is right (astra_api.answers)
+    success: bool = False  # every needed step was solved, and the answer is right
 
 
 class Trajectory(Record):

@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from astra_api.answers import is_right
 from astra_api.canonical import NotCanonicalError, parse_json
 from astra_api.environment import EnvironmentSpec
-from astra_api.records import CallRecord, Reward, ToolResult
+from astra_api.records import CallRecord, Message, Reward, ToolResult
 
 RewardKind = Literal["f1", "recall", "precision"]
 
 
-def score(spec: EnvironmentSpec, calls: Sequence[CallRecord], kind: RewardKind = "f1") -> Reward:
-    """Scores a rollout's calls, in the order they ran.
+def score(
+    spec: EnvironmentSpec, calls: Sequence[CallRecord], kind: RewardKind = "f1", messages: Sequence[Message] = ()
+) -> Reward:
+    """Scores a rollout: its calls, in the order they ran, and what its messages answer in the end.
 
     r = solved/needed, p = solved/calls (0 without calls), f1 = 2pr/(p+r) (0 when nothing is solved). A step is solved,
     once, when a successful call of its tool returns its gold answer; a call credits the first unsolved step in `steps`
@@ -36,6 +39,15 @@ def score(spec: EnvironmentSpec, calls: Sequence[CallRecord], kind: RewardKind =
     precision = len(solved) / len(calls) if calls else 0.0
     f1 = 2 * precision * recall / (precision + recall) if solved else 0.0
     value = {"f1": f1, "recall": recall, "precision": precision}[kind]
+    answer = is_right(spec, messages)
     return Reward(
-        value=value, recall=recall, precision=precision, f1=f1, solved=tuple(solved), needed=needed, calls=len(calls)
+        value=value,
+        recall=recall,
+        precision=precision,
+        f1=f1,
+        solved=tuple(solved),
+        needed=needed,
+        calls=len(calls),
+        answer=answer,
+        success=answer and not unsolved,
     )

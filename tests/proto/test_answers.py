@@ -127,6 +127,18 @@ def test_a_prompt_asks_in_words_for_what_the_rule_reads(language: str) -> None:
     assert phrase(language) in request(language) or phrase("en") in request(language)
 
 
+@pytest.mark.parametrize(
+    ("answer", "language", "text"),
+    [
+        (725000, "en", "The answer is 725000."), ("Oslo", "en-GB", "The answer is Oslo."),
+        ("Østersø", "da", "The answer is Østersø."), ([1, "ä"], "de", 'Die Antwort lautet [1, "ä"].'),
+        (True, "en", "The answer is true."), ("罗马", "zh", "答案是罗马."),
+    ],
+)  # fmt: skip
+def test_an_expert_says_it_in_the_questions_language(answer: Any, language: str, text: str) -> None:
+    assert answer_sentence(spec(answer, language=language)) == text
+
+
 @given(
     answer=NAMES | NUMBERS | st.booleans() | st.lists(NAMES | NUMBERS, max_size=4), language=st.sampled_from(LANGUAGES)
 )

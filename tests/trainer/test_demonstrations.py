@@ -12,7 +12,6 @@ from astra_trainer.demonstrations import (
     INJECTED,
     DemonstrationSettings,
     GoldMismatch,
-    answer_text,
     demonstrate_all,
     invalid_calls,
     misread_calls,
@@ -258,19 +257,3 @@ def test_misread_calls_are_accepted_by_a_schema_and_are_not_the_gold_call(
     ]
     stateful = make_environment(tools=tools, source=source, steps=steps, answer=1, state="stateful")
     assert misread_calls(stateful.spec.steps[0], Episode(stateful, stateful.toolset.tools)) == []
-
-
-@pytest.mark.parametrize(
-    ("answer", "language", "text"),
-    [
-        (725000, "en", "The answer is 725000."),
-        ("Oslo", "en-GB", "The answer is Oslo."),
-        ("Østersø", "da", "Østersø"),
-        ([1, "ä"], "de", '[1, "ä"]'),
-        (True, "en", "The answer is true."),
-    ],
-)
-def test_the_last_turn_answers(
-    make_environment: Callable[..., Environment], answer: Any, language: str, text: str
-) -> None:
-    assert answer_text(make_environment(answer=answer, language=language)) == text

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+from astra_api.answers import answer_sentence
 from astra_api.canonical import NotCanonicalError, parse_json
 from astra_api.environment import Environment, GoldCall, Step
 from astra_api.errors import BadInput
@@ -162,7 +163,7 @@ class _Expert:
             moves = [move for step in level if step.call is not None for move in self._moves(step)]
             while moves:
                 moves = [_Move(step, gold_call(step)) for step in await self._turn(moves)]
-        self._say(answer_text(self._environment))
+        self._say(answer_sentence(self._environment.spec))
         finished = self._transcript.finish(self._place, self._sessions.log, "answered", "f1", sampled=False)
         if finished.reward.recall < 1.0:
             unsolved = {step.id for step in self._environment.spec.tool_steps} - set(finished.reward.solved)
@@ -309,13 +310,6 @@ def _parts(text: str) -> list[str]:
     words = text.split()
     parts = (" ".join(words[:-1]), " ".join(words[1:]), text[: -max(1, len(text) // 3)])
     return [part for part in parts if part.strip()]
-
-
-def answer_text(environment: Environment) -> str:
-    """The expert's last turn: a sentence in English, the bare answer in any other language."""
-    answer = environment.spec.answer
-    text = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
-    return f"The answer is {text}." if environment.spec.language.split("-")[0] == "en" else text
 
 
 def _answers(step: Step, outcome: ToolOutcome) -> bool:

@@ -1,4 +1,6 @@
-"""Held-out evaluation: rollouts in environments that were never trained on, and the means of what they earned."""
+"""Held-out evaluation: rollouts in environments that were never trained on, how many of them did the job, and what
+they earned.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,18 +14,26 @@ from astra_trainer.chat import ChatFormat
 from astra_trainer.generation import Generator
 from astra_trainer.groups import GroupRequest, roll_out_groups
 from astra_trainer.mixing import ToolMixer
+from astra_trainer.outcomes import SHARES, Interval, shares, success_by, success_interval
 from astra_trainer.rollout import Place, RolloutSettings, Stage
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means over all trajectories; a domain's F1 over its own. `excluded`: environments that the sandbox failed."""
+    """Means and shares over all trajectories; of a domain or a number of hops over its own.
+
+    `excluded` lists the environments that the sandbox failed.
+    """
 
     f1: float
     recall: float
     precision: float
     calls: float  # tool calls a rollout
     domain_f1: dict[str, float]
+    shares: dict[str, float]  # answer, success, solved, early, cut, scraps
+    intervals: dict[str, Interval]  # of those that say how well the job was done
+    domain_success: dict[str, float]
+    hops_success: dict[str, float]  # by the number of calls that a question needs
     trajectories: list[Trajectory]
     excluded: list[Reject]
 
@@ -86,6 +96,10 @@ def summary(trajectories: list[Trajectory], excluded: list[Reject]) -> Evaluatio
             domain: fmean(trajectory.reward.f1 for trajectory in trajectories if trajectory.domain == domain)
             for domain in domains
         },
+        shares=shares(trajectories),
+        intervals={name: success_interval(trajectories, SHARES[name]) for name in ("answer", "success", "solved")},
+        domain_success=success_by(trajectories, lambda trajectory: trajectory.domain),
+        hops_success=success_by(trajectories, lambda trajectory: str(trajectory.reward.needed)),
         trajectories=trajectories,
         excluded=excluded,
     )

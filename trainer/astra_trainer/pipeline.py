@@ -20,6 +20,7 @@ from astra_trainer.compute import compute
 from astra_trainer.evaluation import Evaluation, evaluate
 from astra_trainer.mixing import ToolMixer
 from astra_trainer.object_store.uploading import uploading
+from astra_trainer.outcomes import paired
 from astra_trainer.progress import Progress, Silence
 from astra_trainer.reinforcement import reinforce
 from astra_trainer.run_directory import CONTAINMENT, Position, RunDirectory, Stage, open_run
@@ -161,6 +162,7 @@ async def _evaluate(work: Workplace, stages: _Stages, stage: Stage, step: int, f
         "kind": "evaluation",
         "stage": stage,
         "step": step,
+        **_outcomes(work.directory, stage, found),
         "holdout_f1": found.f1,
         "holdout_recall": found.recall,
         "holdout_precision": found.precision,
@@ -171,6 +173,18 @@ async def _evaluate(work: Workplace, stages: _Stages, stage: Stage, step: int, f
     }
     work.directory.commit(Position(stage=stage, step=step, evaluated=True), line)
     work.progress.line(line)
+
+
+def _outcomes(directory: RunDirectory, stage: Stage, found: Evaluation) -> dict[str, Value]:
+    """How often the job was done: shares with intervals, by domain and hops, and against the stage before."""
+    line: dict[str, Value] = {f"holdout_{name}": share for name, share in found.shares.items()}
+    line |= {f"holdout_{name}_interval": list(interval) for name, interval in found.intervals.items()}
+    line |= {"domain_success": found.domain_success, "hops_success": found.hops_success}
+    before = directory.evaluation_before(stage)
+    if before is not None:
+        gained, lost, p = paired(before, found.trajectories)
+        line |= {"success_gained": gained, "success_lost": lost, "success_p": p}
+    return line
 
 
 async def _evaluate_here(work: Workplace, stage: Stage, step: int, folder: Path) -> Evaluation:

@@ -13,6 +13,7 @@ from astra_trainer.batch_filling import BatchFilling, FilledBatch
 from astra_trainer.compute import compute
 from astra_trainer.draws import drawn
 from astra_trainer.groups import GroupRequest, GroupResults, roll_out_groups
+from astra_trainer.outcomes import shares
 from astra_trainer.rollout import Place
 from astra_trainer.run_directory import Position
 from astra_trainer.workplace import Value, Workplace
@@ -141,6 +142,7 @@ def rollout_figures(trajectories: Sequence[Trajectory]) -> dict[str, Value]:
         "tool_calls": fmean(reward.calls for reward in rewards),
         "turns": fmean(trajectory.turns for trajectory in trajectories),
         "response_tokens": fmean(sum(trajectory.mask) for trajectory in trajectories),
+        **shares(trajectories),
         "answered_share": fmean(trajectory.ended == "answered" for trajectory in trajectories),
         "domain_f1": {d: fmean(t.reward.f1 for t in trajectories if t.domain == d) for d in domains},
     }

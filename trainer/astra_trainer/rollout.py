@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from astra_api.answers import request
 from astra_api.environment import Environment
 from astra_api.errors import BadInput
 from astra_api.records import (
@@ -50,7 +51,9 @@ class Episode:
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        return (Message(role="user", content=self.environment.spec.question),)
+        """The prompt: the question, and in natural words how to say the answer."""
+        spec = self.environment.spec
+        return (Message(role="user", content=f"{spec.question}\n{request(spec.language)}"),)
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,7 @@ class Transcript:
             turns=self.turns,
             calls=tuple(calls),
             ended=ended,
-            reward=score(environment.spec, calls, reward),
+            reward=score(environment.spec, calls, reward, self.messages),
         )
 
 

@@ -125,6 +125,14 @@ class RunDirectory:
         file = self._trajectories(stage, step, split)
         return read_lines(file) if file.exists() else None
 
+    def evaluation_before(self, stage: Stage) -> list[Trajectory] | None:
+        """The held-out trajectories of the last stage before `stage` that was evaluated; None for the first."""
+        for earlier in reversed(_STAGES[: _STAGES.index(stage)]):
+            files = sorted((self.path / "trajectories").glob(f"{earlier}-*-holdout.jsonl"))
+            if files:
+                return read_lines(files[-1])
+        return None
+
     def commit(
         self, position: Position, line: Mapping[str, Any], save_engine: Callable[[Path], None] | None = None
     ) -> None:

@@ -18,7 +18,7 @@ from astra_trainer.split import EnvironmentSplit
 if TYPE_CHECKING:
     from astra_trainer.engines.embedded.engine import EmbeddedEngine, Schedule
 
-Value = float | int | str | None | dict[str, float]
+Value = float | int | str | None | dict[str, float] | list[float]
 
 
 @dataclass(frozen=True)
