@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from astra_api.environment import EnvironmentSpec
-from astra_api.records import CallRecord, ToolError, ToolErrorKind, ToolResult
+from astra_api.records import CallRecord, Message, ToolError, ToolErrorKind, ToolResult
 from astra_api.rewards import score
 
 
@@ -86,3 +86,15 @@ def test_bounds_and_arithmetic(golds: list[tuple[str, int]], data: st.DataObject
     assert (reward.value == 0) == (not reward.solved)
     assert (reward.value == 1) == (len(calls) == len(golds) == len(reward.solved))
     assert len(set(reward.solved)) == len(reward.solved)
+
+
+def test_success_takes_every_step_and_the_answer_and_pays_nothing_yet() -> None:
+    found, right = spec(("a", 1)), [Message(role="assistant", content="The answer is 0.")]
+    wrong = [Message(role="assistant", content="The answer is 1.")]
+    both = score(found, [returned("a", 1)], messages=right)
+    assert (both.answer, both.success, both.value) == (True, True, 1.0)
+    guessed = score(found, [], messages=right)
+    assert (guessed.answer, guessed.success, guessed.value) == (True, False, 0.0)
+    spoilt = score(found, [returned("a", 1)], messages=wrong)
+    assert (spoilt.answer, spoilt.success, spoilt.value) == (False, False, 1.0)
+    assert not score(found, [returned("a", 1)]).answer, "a rollout without a last message answered nothing"

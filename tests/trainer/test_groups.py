@@ -191,6 +191,10 @@ async def test_evaluation_gives_means_and_compares_checkpoints_on_equal_terms(
     assert first.recall == pytest.approx(sum(reward.recall for reward in rewards) / 12)
     assert first.precision == pytest.approx(sum(reward.precision for reward in rewards) / 12)
     assert first.calls == pytest.approx(sum(reward.calls for reward in rewards) / 12)
+    assert first.shares["success"] == pytest.approx(sum(reward.success for reward in rewards) / 12)
+    assert first.intervals["success"].low <= first.shares["success"] <= first.intervals["success"].high
+    assert sum(first.domain_success.values()) / 2 == pytest.approx(first.shares["success"])
+    assert set(first.hops_success) == {str(reward.needed) for reward in rewards}
     assert set(first.domain_f1) == {"d0", "d1"}
     assert sum(first.domain_f1.values()) / 2 == pytest.approx(first.f1)
     assert {trajectory.split for trajectory in first.trajectories} == {"holdout"}
