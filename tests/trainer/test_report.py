@@ -17,6 +17,7 @@ from astra_api.errors import BadInput
 from astra_api.plotting import chart, styled
 from astra_api.records import CallRecord, Message, Reward, ToolCall, ToolError, ToolErrorKind, ToolResult, Trajectory
 from astra_api.training_run import TrainingRun
+from astra_trainer.overlap import Overlap, Seen
 from astra_trainer.report import write_report
 from astra_trainer.report.plots import PLOTS, STYLE
 from astra_trainer.report.reading import choose, turns
@@ -29,7 +30,7 @@ DOMAINS = ("astronomy", "chemistry", "geography", "languages")
 HOSTILE = "<script>alert('x')</script> & \"quoted\" $\\frac{1}{$ \x00\x1b[31m \u202eevil {{ 7 * 7 }}</pre>"
 ALL_PLOTS = {
     *("held_out", "domains", "reward", "recall_precision", "calls", "length", "loss", "discarded", "seconds"),
-    "mismatch",
+    *("mismatch", "success", "hops", "outcomes"),
 }
 
 
@@ -88,6 +89,7 @@ def rl_line(step: int) -> dict[str, Any]:
     rising = 0.45 + 0.4 * (1 - math.exp(-step / 10)) + 0.03 * math.sin(step * 2.4)
     line = {
         **{"kind": "train", "stage": "rl", "step": step, "loss": -0.02, "reward_mean": rising, "reward_std": 0.3},
+        **{"success": rising / 2, "early": 0.1, "cut": 0.05, "scraps": 0.02},
         **{"f1": rising, "recall": rising + 0.05, "precision": rising - 0.05, "tool_calls": 4 - rising},
         **{"response_tokens": 90 - 30 * rising, "discarded_share": 0.2 + 0.5 * rising, "rollout_seconds": 4 - rising},
         **{"update_seconds": 1.5, "seconds": 6.0, "logprob_mismatch_mean": 4e-7, "logprob_mismatch_max": 8e-6},
@@ -101,6 +103,9 @@ def evaluation_line(stage: Stage, step: int, f1: float) -> dict[str, Any]:
     return {
         **{"kind": "evaluation", "stage": stage, "step": step, "holdout_f1": f1, "holdout_recall": f1 + 0.04},
         **{"holdout_precision": max(0.0, f1 - 0.03), "holdout_calls": 2.5, "excluded": 0, "seconds": 5.0},
+        **{"holdout_success": f1 / 2, "holdout_success_interval": [f1 / 4, f1], "holdout_answer": f1 / 2},
+        **{"holdout_answer_interval": [f1 / 4, f1], "holdout_solved": f1, "holdout_solved_interval": [f1 / 2, f1]},
+        **{"hops_success": {"1": f1, "3": f1 / 3}, "success_gained": 5, "success_lost": 1, "success_p": 0.21875},
         "domain_f1": {domain: max(0.0, f1 - 0.05 * number) for number, domain in enumerate(DOMAINS)},
     }
 
@@ -123,6 +128,10 @@ def write_run(
             directory.save_trajectories(stage, step, "holdout", rollouts)
             directory.commit(Position(stage=stage, step=step, evaluated=True), evaluation_line(stage, step, f1))
 
+        nothing, half = Seen(seen=0, of=2), Seen(seen=1, of=2)
+        directory.save_overlap(
+            Overlap(gold_calls=half, arguments=half, tools=half, templates=half, answers=nothing, questions=nothing)
+        )
         evaluate("base", 0, 0.02, 0)
         if "sft" in stages:
             directory.save_trajectories("sft", 0, "demonstrations", [rollout("sft", n, 3) for n in range(100, 130)])
@@ -195,7 +204,12 @@ def test_the_page_tells_what_the_run_was_and_came_to(whole: Path) -> None:
         "3 min 9 s",
     ):
         assert fact in text
-    assert "Base, held-out F1 0.020 → SFT, held-out F1 0.480 → RL, held-out F1 0.810 SFT → RL +0.330" in text
+    tiles = [
+        "Base, held-out success 0.010 95%: 0.01 to 0.02", "SFT, held-out success 0.240 95%: 0.12 to 0.48",
+        "RL, held-out success 0.405 95%: 0.20 to 0.81 SFT → RL +0.165 5 gained, 1 lost, p = 0.22",
+    ]  # fmt: skip
+    assert " → ".join(tiles) in text
+    assert "What is held out of what is held out, training holds: gold calls 50%" in text
     assert f"RL {RL_STEPS} of {RL_STEPS} {3 * RL_STEPS} rollouts" in text
     assert f"SFT {SFT_STEPS} 30 demonstrations" in text
     assert f"checkpoints/sft-{SFT_STEPS}" in text
@@ -221,7 +235,10 @@ def test_trajectories_stand_beside_those_of_the_stage_before(whole: Path) -> Non
     assert "After sft: twelve" in text
     assert 'population_0 {"city": "Paris"} 2148000' in text
     assert "error: RAISED: KeyError: 2148000" in text
-    assert "Solved 3 of 3 steps ( s0, s1, s2 ) with 4 calls: recall 1.00, precision 0.75, reward 0.86; answered" in text
+    assert (
+        "Solved 3 of 3 steps ( s0, s1, s2 ) with 4 calls: recall 1.00, precision 0.75, reward 0.86; the answer is wrong; answered"
+        in text
+    )
 
 
 def test_the_same_run_gives_the_same_bytes(whole: Path, tmp_path: Path) -> None:
@@ -261,8 +278,8 @@ def test_what_tools_and_models_wrote_is_text_and_nothing_else(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("stages", "rl_steps", "says", "missing"),
     [
-        (("sft",), 0, "Base, held-out F1 0.020 → SFT, held-out F1 0.480", {"reward", "mismatch", "seconds"}),
-        (("rl",), RL_STEPS, "Base, held-out F1 0.020 → RL, held-out F1 0.810 Base → RL +0.790", {"loss"}),
+        (("sft",), 0, "SFT, held-out success 0.240", {"reward", "mismatch", "seconds"}),
+        (("rl",), RL_STEPS, "Base → RL +0.395", {"loss"}),
         (("sft", "rl"), 5, f"Unfinished: RL at step 5 of {RL_STEPS}.", set()),
         (("sft", "rl"), 1, f"Unfinished: RL at step 1 of {RL_STEPS}.", set()),
         (("sft", "rl"), 0, f"Unfinished: RL at step 0 of {RL_STEPS}.", {"reward", "calls", "length", "discarded"}),
@@ -295,7 +312,7 @@ def test_nulls_and_a_half_written_line_are_left_out(tmp_path: Path) -> None:
     text = "".join(json.dumps(line) + "\n" for line in nulls) + '{"kind": "train", "sta'
     (path / "metrics.jsonl").write_text(text)
     page = Page(write_report(path)).text
-    assert "RL, held-out F1 – Held-out environments" in page
+    assert "RL, held-out success – Held-out environments" in page
     assert "nan" not in page.split()
     assert drawn(path) <= {"held_out", "domains"}
     for line in nulls:
@@ -444,3 +461,28 @@ def test_no_legend_covers_what_it_explains(name: str, whole: Path) -> None:
             assert figure.bbox.containsx(legend.get_window_extent().x0)
             assert figure.bbox.containsx(legend.get_window_extent().x1)
         assert bool(figure.legends) == bool(axes.get_legend_handles_labels()[1])
+
+
+def test_a_reward_that_rises_while_success_falls_is_told_first(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run")
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    worse = [{**line, "holdout_success": 0.1} if line.get("holdout_f1") == 0.81 else line for line in lines]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in worse))
+    text = Page(write_report(path)).text
+    alarm = "After RL held-out F1 rose from 0.480 to 0.810 while success fell from 0.240 to 0.100"
+    assert f"{alarm} (5 gained, 1 lost, p = 0.22)" in text
+
+
+def test_runs_of_earlier_versions_have_f1_in_their_headline(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run")
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    old = [{name: value for name, value in line.items() if "success" not in name} for line in lines]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in old))
+    assert "SFT, held-out F1 0.480 → RL, held-out F1 0.810 SFT → RL +0.330" in Page(write_report(path)).text
+
+
+def test_a_damaged_overlap_is_named(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run")
+    (path / "overlap.json").write_text("{}")
+    with pytest.raises(BadInput, match=r"overlap\.json: gold_calls: Field required; delete it"):
+        write_report(path)

@@ -12,6 +12,7 @@ from astra_api.matching import fold
 from astra_api.records import Record
 from astra_trainer.split import EnvironmentSplit
 
+FILE = "overlap.json"  # of a run's directory
 _NEAR = 0.8  # of the word triples of two questions, from which on they count as near duplicates
 
 

@@ -21,6 +21,7 @@ from astra_trainer.evaluation import Evaluation, evaluate
 from astra_trainer.mixing import ToolMixer
 from astra_trainer.object_store.uploading import uploading
 from astra_trainer.outcomes import paired
+from astra_trainer.overlap import overlap
 from astra_trainer.progress import Progress, Silence
 from astra_trainer.reinforcement import reinforce
 from astra_trainer.run_directory import CONTAINMENT, Position, RunDirectory, Stage, open_run
@@ -50,6 +51,9 @@ async def train(
     run = _contained(run, await sandbox.status())
     heard = progress or Silence()
     with open_run(out, run, digest_of(environments)) as directory:
+        found = overlap(split)
+        directory.save_overlap(found)
+        heard.note(found.sentence())
         async with uploading(run, out, heard):
             work, start = await _prepare(run, split, directory, sandbox, heard)
             return await _finish(work, start, stages)

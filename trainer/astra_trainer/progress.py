@@ -67,8 +67,8 @@ class Shown:
         return self._display.doing(what, total)
 
 
-_HELD_OUT = ("holdout_f1", "holdout_recall", "holdout_precision", "holdout_calls")
-_SHOWN = ("loss", "reward_mean", "tool_calls", "discarded_share")
+_HELD_OUT = ("holdout_success", "holdout_f1", "holdout_recall", "holdout_precision", "holdout_calls")
+_SHOWN = ("loss", "reward_mean", "success", "tool_calls", "discarded_share")
 
 
 def _figures(values: Mapping[str, float]) -> str:

@@ -30,6 +30,8 @@ from astra_api.training_run import FREE, TrainingRun
 from astra_api.yaml_documents import documents
 from astra_api.yaml_writing import yaml_text
 from astra_trainer.batch_filling import BatchFilling
+from astra_trainer.overlap import FILE as OVERLAP
+from astra_trainer.overlap import Overlap
 from astra_trainer.trajectory_lines import dataset_card, dump_lines, read_lines
 
 Stage = Literal["base", "sft", "rl"]
@@ -124,6 +126,10 @@ class RunDirectory:
         """What `save_trajectories` wrote; None if it did not."""
         file = self._trajectories(stage, step, split)
         return read_lines(file) if file.exists() else None
+
+    def save_overlap(self, found: Overlap) -> None:
+        """Writes how much of what is held out stands in what is trained on."""
+        _write(self.path / OVERLAP, found.model_dump_json(indent=1).encode())
 
     def evaluation_before(self, stage: Stage) -> list[Trajectory] | None:
         """The held-out trajectories of the last stage before `stage` that was evaluated; None for the first."""

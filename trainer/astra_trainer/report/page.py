@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class StageRow:
     steps: str
     trained: str
     seconds: str
-    figures: tuple[str, ...]  # held-out F1, recall, precision, calls
+    figures: tuple[str, ...]  # held-out success, answers, all steps solved, F1, recall, precision, calls
     checkpoint: str
     finished: bool
 
@@ -56,17 +57,21 @@ def write_report(directory: Path) -> Path:
 def _content(record: RunRecord) -> dict[str, Any]:
     trained: dict[Stage, Trained] = {"sft": record.trained("sft"), "rl": record.trained("rl")}
     rows = list(_stages(record, trained))
-    f1 = {stage: series([line], "holdout_f1")[0] for stage, line in record.evaluations.items()}
+    name, figures = _headline(record)
     stages = list(record.evaluations)
     last, before = (stages[-1] if stages else None), (stages[-2] if len(stages) > 1 else None)
-    gain = f1[last] - f1[before] if last and before else math.nan
+    gain = figures[last] - figures[before] if last and before else math.nan
     after = record.held_out(last) if last else []
     return {
         "name": visible(record.run.metadata.name),
         "facts": _facts(record, trained, len({trajectory.environment for trajectory in after})),
         "warnings": list(_warnings(record)),
         "unfinished": [row for row in rows if not row.finished],
-        "headline": [(STAGE_NAMES[stage], stage, figure(value)) for stage, value in f1.items()],
+        "headline": [
+            (f"{STAGE_NAMES[stage]}, held-out {name}", stage, figure(value), _interval(record.evaluations[stage], name))
+            for stage, value in figures.items()
+        ],
+        "paired": _paired(record.evaluations[last]) if last and before else None,
         "gain": f"{gain:+.3f}" if math.isfinite(gain) else None,
         "gain_from": STAGE_NAMES[before] if before else None,
         "gain_to": STAGE_NAMES[last] if last else None,
@@ -78,8 +83,38 @@ def _content(record: RunRecord) -> dict[str, Any]:
     }
 
 
+def _headline(record: RunRecord) -> tuple[str, dict[Stage, float]]:
+    """The figure that says whether the agent does its job, of each stage; F1 where earlier versions told no success."""
+    for name in ("success", "f1"):
+        found = {stage: series([line], f"holdout_{name}")[0] for stage, line in record.evaluations.items()}
+        if any(map(math.isfinite, found.values())):
+            return {"success": "success", "f1": "F1"}[name], found
+    return "success", {stage: math.nan for stage in record.evaluations}
+
+
+def _interval(line: Line, name: str) -> str:
+    low, high = line.get(f"holdout_{name}_interval") or (math.nan, math.nan)
+    return f"95%: {figure(low, 2)} to {figure(high, 2)}" if math.isfinite(low) else ""
+
+
+def _paired(line: Line) -> str | None:
+    """How the last stage did on the prompts that the one before was asked too."""
+    if line.get("success_p") is None:
+        return None
+    return f"{line['success_gained']} gained, {line['success_lost']} lost, p = {line['success_p']:.2g}"
+
+
 def _warnings(record: RunRecord) -> Iterator[str]:
-    """What a reader must know before the figures: groups that were rolled out for nothing, and why."""
+    """What a reader must know before the figures: a reward that misleads, groups rolled out for nothing, and why."""
+    lines = list(record.evaluations.values())
+    for before, after in pairwise(lines):
+        (f1, rose), (success, fell) = (series([before, after], f"holdout_{name}") for name in ("f1", "success"))
+        if rose > f1 and fell < success:
+            yield (
+                f"After {STAGE_NAMES[after['stage']]} held-out F1 rose from {figure(f1)} to {figure(rose)} while "
+                f"success fell from {figure(success)} to {figure(fell)} ({_paired(after) or 'not compared by prompts'}): "
+                "the agent earns more and does its job less often."
+            )
     lines = [line for line in record.steps("rl") if line.get("offered")]
     offered = math.fsum(series(lines, "offered"))
     discarded = round(math.fsum(line["offered"] * (line.get("discarded_share") or 0.0) for line in lines))
@@ -114,6 +149,7 @@ def _facts(record: RunRecord, trained: dict[Stage, Trained], held_out: int) -> l
         ("Seed", str(spec.seed)),
         ("Engine", spec.engine),
         ("Environments", f"{len(names):,} trained on · {held_out:,} held out, {len(domains)} domains"),
+        *([("What is held out", record.overlap)] if record.overlap else []),
         ("Time", f"{duration(record.seconds)} in steps and evaluations"),
     ]
     if record.uploads is not None:
@@ -146,7 +182,7 @@ def _stages(record: RunRecord, trained: dict[Stage, Trained]) -> Iterator[StageR
             seconds=duration(sum(second for second in series(lines, "seconds") if second == second)) if lines else "",
             figures=tuple(
                 figure(series([evaluation or {}], f"holdout_{name}")[0])
-                for name in ("f1", "recall", "precision", "calls")
+                for name in ("success", "answer", "solved", "f1", "recall", "precision", "calls")
             ),
             checkpoint=_checkpoint(record.directory, stage, done),
             finished=evaluation is not None,

@@ -29,6 +29,54 @@ STYLE: dict[str, Any] = {
 }
 
 
+def _success(axes: Axes, record: RunRecord) -> bool:
+    names = ("success", "answer", "solved")
+    figures = {
+        stage: [series([line], f"holdout_{name}")[0] for name in names] for stage, line in record.evaluations.items()
+    }
+    if not any(_any(values) for values in figures.values()):
+        return False
+    width = 0.8 / len(figures)
+    for number, (stage, values) in enumerate(figures.items()):
+        places = [group + (number - (len(figures) - 1) / 2) * width for group in range(len(names))]
+        axes.bar(places, values, width * 0.92, color=_COLOURS[stage], label=STAGE_NAMES[stage])
+        bounds = [record.evaluations[stage].get(f"holdout_{name}_interval") or (math.nan, math.nan) for name in names]
+        reach = [
+            [value - low for value, (low, _) in zip(values, bounds, strict=True)],
+            [high - value for value, (_, high) in zip(values, bounds, strict=True)],
+        ]
+        axes.errorbar(places, values, reach, fmt="none", ecolor=_QUIET, elinewidth=1, capsize=3)
+    axes.set_xticks(range(len(names)), ("success", "right answer", "all steps solved"))
+    axes.grid(visible=False, axis="x")
+    return _finish(axes, None, "share of rollouts", share=True)
+
+
+def _hops(axes: Axes, record: RunRecord) -> bool:
+    figures = {stage: dict(line.get("hops_success") or {}) for stage, line in record.evaluations.items()}
+    hops = sorted({int(count) for values in figures.values() for count in values})
+    if not hops:
+        return False
+    for stage, values in figures.items():
+        found = [series([values], str(count))[0] for count in hops]
+        axes.plot(hops, found, marker="o", color=_COLOURS[stage], label=STAGE_NAMES[stage])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    return _finish(axes, "calls that a question needs", "success", share=True)
+
+
+def _outcomes(axes: Axes, record: RunRecord) -> bool:
+    lines = record.steps("rl")
+    kinds = (
+        ("success", _GREEN, "o", "-"),
+        ("early", _ORANGE, "s", "--"),
+        ("cut", _PINK, "^", ":"),
+        ("scraps", _BLUE, "v", "-."),
+    )
+    drawn = [
+        _curve(axes, lines, series(lines, name), colour, name, marker, dash) for name, colour, marker, dash in kinds
+    ]
+    return any(drawn) and _finish(axes, "RL step", "share of rollouts", share=True)
+
+
 def _held_out(axes: Axes, record: RunRecord) -> bool:
     if not record.evaluations:
         return False
@@ -153,6 +201,14 @@ def _mismatch(axes: Axes, record: RunRecord) -> bool:
 _HELD_OUT, _RL, _REST = "Held-out environments", "Reinforcement learning", "Loss, batches and time"
 PLOTS = (
     Plot(
+        "success",
+        _HELD_OUT,
+        "Held-out success",
+        "Every step solved and the answer right, with intervals of 95%",
+        _success,
+    ),
+    Plot("hops", _HELD_OUT, "Held-out success by calls needed", "Of questions that need so many calls", _hops),
+    Plot(
         "held_out",
         _HELD_OUT,
         "Held-out F1, recall and precision",
@@ -161,6 +217,13 @@ PLOTS = (
     ),
     Plot("domains", _HELD_OUT, "Held-out F1 by domain", "The last two stages", _domains),
     Plot("reward", _RL, "Reward", "All training rollouts of a step, discarded groups included", _reward),
+    Plot(
+        "outcomes",
+        _RL,
+        "Success, and what goes wrong",
+        "Early: answered after too few calls; cut: by a limit; scraps: of a call in the answer",
+        _outcomes,
+    ),
     Plot(
         "recall_precision",
         _RL,

@@ -16,6 +16,8 @@ from astra_api.records import Trajectory
 from astra_api.training_run import TrainingRun
 from astra_api.yaml_documents import documents
 from astra_trainer.object_store.uploading import FILE as UPLOADS
+from astra_trainer.overlap import FILE as OVERLAP
+from astra_trainer.overlap import Overlap
 from astra_trainer.run_directory import ENVIRONMENTS, Stage
 
 STAGES: tuple[Stage, ...] = ("base", "sft", "rl")
@@ -64,6 +66,17 @@ class RunRecord:
         found = json.loads(file.read_bytes())
         here = len(list((self.directory / "checkpoints").glob("[!.]*")))
         return f"{len(found['snapshots'])} of {here} checkpoints in {found['url']}"
+
+    @property
+    def overlap(self) -> str | None:
+        """How much of what is held out training holds; None where a run has not said so. Raises BadInput."""
+        file = self.directory / OVERLAP
+        if not file.exists():
+            return None
+        try:
+            return Overlap.model_validate_json(file.read_bytes()).sentence()
+        except ValidationError as error:
+            raise BadInput(f"{file}: {_first(error)}; delete it, and the same command makes it again") from None
 
     def held_out(self, stage: Stage) -> list[Trajectory]:
         """The rollouts of a stage's last evaluation; none if it has none. Raises BadInput for a damaged file."""
