@@ -235,10 +235,8 @@ def test_trajectories_stand_beside_those_of_the_stage_before(whole: Path) -> Non
     assert "After sft: twelve" in text
     assert 'population_0 {"city": "Paris"} 2148000' in text
     assert "error: RAISED: KeyError: 2148000" in text
-    assert (
-        "Solved 3 of 3 steps ( s0, s1, s2 ) with 4 calls: recall 1.00, precision 0.75, reward 0.86; the answer is wrong; answered"
-        in text
-    )
+    solved = "Solved 3 of 3 steps ( s0, s1, s2 ) with 4 calls: recall 1.00, precision 0.75, reward 0.86"
+    assert f"{solved}; the answer is wrong; answered" in text
 
 
 def test_the_same_run_gives_the_same_bytes(whole: Path, tmp_path: Path) -> None:

@@ -112,8 +112,8 @@ def _warnings(record: RunRecord) -> Iterator[str]:
         if rose > f1 and fell < success:
             yield (
                 f"After {STAGE_NAMES[after['stage']]} held-out F1 rose from {figure(f1)} to {figure(rose)} while "
-                f"success fell from {figure(success)} to {figure(fell)} ({_paired(after) or 'not compared by prompts'}): "
-                "the agent earns more and does its job less often."
+                f"success fell from {figure(success)} to {figure(fell)} "
+                f"({_paired(after) or 'not compared by prompts'}): the agent earns more and does its job less often."
             )
     lines = [line for line in record.steps("rl") if line.get("offered")]
     offered = math.fsum(series(lines, "offered"))

@@ -42,8 +42,8 @@ def _success(axes: Axes, record: RunRecord) -> bool:
         axes.bar(places, values, width * 0.92, color=_COLOURS[stage], label=STAGE_NAMES[stage])
         bounds = [record.evaluations[stage].get(f"holdout_{name}_interval") or (math.nan, math.nan) for name in names]
         reach = [
-            [value - low for value, (low, _) in zip(values, bounds, strict=True)],
-            [high - value for value, (_, high) in zip(values, bounds, strict=True)],
+            [max(0.0, value - low) for value, (low, _) in zip(values, bounds, strict=True)],
+            [max(0.0, high - value) for value, (_, high) in zip(values, bounds, strict=True)],
         ]
         axes.errorbar(places, values, reach, fmt="none", ecolor=_QUIET, elinewidth=1, capsize=3)
     axes.set_xticks(range(len(names)), ("success", "right answer", "all steps solved"))
