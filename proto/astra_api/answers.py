@@ -39,13 +39,6 @@ _PHRASES = {
     "uk": "Відповідь:",
     "zh": "答案是",
 }
-_ASKS = {
-    "de": "Schließe mit einem Satz, der nur die Antwort nennt: „{phrase} …“",
-    "en": 'End with one sentence that holds the answer alone: "{phrase} …"',
-    "es": "Termina con una frase que contenga solo la respuesta: «{phrase} …»",
-    "fr": "Termine par une phrase qui ne contient que la réponse : « {phrase} … »",
-    "zh": "最后用一句话只写出答案：“{phrase}……”",
-}
 _SCRAP = re.compile(r"</?\w*(tool|think|function|call|response)\w*|<\||\|>|\"\}\}|```|\[/?TOOL|\[/?INST", re.IGNORECASE)
 _THOUGHT = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
 _COMMA_IS_DECIMAL = _words("de es fr it nl pl pt ru tr uk cs da fi nb no sv el hu ro bg hr sl sk sr id vi ca")
@@ -74,12 +67,6 @@ _JOIN = re.compile(rf"(?:(?:{'|'.join(sorted(map(re.escape, _JOINS)))})\s+|和|�
 def phrase(language: str) -> str:
     """The words that introduce an answer in a language, given as a BCP 47 tag; English where none are known."""
     return _PHRASES.get(_primary(language), _PHRASES["en"])
-
-
-def request(language: str) -> str:
-    """What a prompt says after its question about how to answer, in natural words."""
-    primary = _primary(language)
-    return _ASKS.get(primary, _ASKS["en"]).format(phrase=phrase(primary))
 
 
 def answer_sentence(spec: EnvironmentSpec) -> str:

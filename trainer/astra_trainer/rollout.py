@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from astra_api.answers import request
 from astra_api.environment import Environment
 from astra_api.errors import BadInput
 from astra_api.records import (
@@ -51,9 +50,7 @@ class Episode:
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """The prompt: the question, and in natural words how to say the answer."""
-        spec = self.environment.spec
-        return (Message(role="user", content=f"{spec.question}\n{request(spec.language)}"),)
+        return (Message(role="user", content=self.environment.spec.question),)
 
 
 @dataclass(frozen=True)
