@@ -5,7 +5,10 @@ whichever signal.
 """
 
 import contextlib
+import errno
 import os
+import signal
+import stat
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
@@ -62,6 +65,8 @@ def run_command(arguments: list[str]) -> int:
     except (Interrupted, KeyboardInterrupt) as error:
         return _interrupted(arguments, error)
     except Exception as error:
+        if _is_hangup(error):
+            return _interrupted(arguments, Interrupted(signal.SIGHUP))
         said = shortage(error, _out(arguments))
         if said is None:
             raise
@@ -94,6 +99,13 @@ def _run(arguments: list[str]) -> int:
     if result == EXIT_CODE:  # typer makes it of an interrupt
         raise KeyboardInterrupt
     return result if isinstance(result, int) else 0
+
+
+def _is_hangup(error: Exception) -> bool:
+    """Whether it comes of writing to a terminal that is gone, just before the signal that tells of it."""
+    if not isinstance(error, OSError) or error.errno != errno.EIO or error.filename is not None:
+        return False
+    return any(stat.S_ISCHR(os.fstat(stream).st_mode) for stream in (1, 2))
 
 
 def _failed(message: str, code: int = 1) -> int:

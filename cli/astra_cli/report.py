@@ -15,7 +15,9 @@ EPILOG = "Examples:\n\n  astra report runs/tiny\n\n  watch -n 60 astra report ru
 def report(
     directory: Annotated[
         Path,
-        typer.Argument(metavar="DIR", help="What --out of astra train, synth or demo named.", show_default=False),
+        typer.Argument(
+            metavar="DIR", help="What --out of astra train, synth or demo named.", show_default=False, readable=False
+        ),
     ],
 ) -> int:
     """Write the report of a run anew: finished, killed, or still running.
@@ -23,9 +25,8 @@ def report(
     DIR/report.html is one file with its plots inside, to be mailed or printed. A run that goes on is not disturbed.
     Exit code 2: DIR is not the directory of a run.
     """
-    pages = [page for folder in runs_in(directory) for page in [_write(folder)]]
-    for page in pages:
-        print(f"report: {page}")
+    for folder in list(runs_in(directory)):
+        print(f"report: {_write(folder)}")
     return 0
 
 

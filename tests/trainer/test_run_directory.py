@@ -1,8 +1,12 @@
 """The run directory: what is committed stays, what is not is undone, and nobody else's run is touched."""
 
+import asyncio
+import contextlib
 import json
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,8 @@ import pytest
 
 from astra_api.errors import BadInput
 from astra_api.training_run import TrainingRun
+from astra_api.yaml_writing import yaml_text
+from astra_trainer.compute import compute
 from astra_trainer.run_directory import Position, RunDirectory, open_run
 
 
@@ -188,3 +194,59 @@ def test_two_processes_cannot_train_in_one_directory(tmp_path: Path) -> None:
         )
     assert found.returncode == 2, found.stderr
     assert "another process is training" in found.stdout
+
+
+async def test_a_commit_under_way_when_a_run_is_given_up_is_whole(tmp_path: Path) -> None:
+    """Its thread does not hear of the interrupt: what it writes is neither lost nor half swept away."""
+    began = threading.Event()
+
+    def engine(file: Path) -> None:
+        file.write_text("half ")
+        began.set()
+        time.sleep(0.3)
+        with file.open("a") as state:
+            state.write("an engine")
+
+    with contextlib.suppress(Crash), open_run(tmp_path, a_run(), "sha256:1") as directory:
+        line = {"stage": "rl", "step": 1}
+        committing = asyncio.ensure_future(compute(directory.commit, Position(stage="rl", step=1), line, engine))
+        await asyncio.to_thread(began.wait)
+        raise Crash
+    await committing
+    assert [line["step"] for line in lines(tmp_path)] == [1]
+    with open_run(tmp_path, a_run(), "sha256:1") as directory:
+        assert directory.position == Position(stage="rl", step=1)
+        assert directory.engine_state is not None
+        assert directory.engine_state.read_text() == "half an engine"
+
+
+async def test_while_a_step_that_was_given_up_still_runs_nobody_has_its_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("astra_trainer.run_directory._PATIENCE", 0.05)
+    began, may_end = threading.Event(), threading.Event()
+
+    def write(folder: Path) -> None:
+        (folder / "weights").write_text("half")
+        began.set()
+        may_end.wait(20)
+
+    with contextlib.suppress(Crash), open_run(tmp_path, a_run(), "sha256:1") as directory:
+        (tmp_path / "checkpoints" / ".empty").mkdir()
+        snapshot = asyncio.ensure_future(compute(directory.save_snapshot, "rl", 1, write))
+        await asyncio.to_thread(began.wait)
+        raise Crash
+    assert not (tmp_path / "checkpoints" / ".empty").exists()
+    with pytest.raises(BadInput, match="another process is training"), open_run(tmp_path, a_run(), "sha256:1"):
+        pass
+    may_end.set()
+    await snapshot
+    assert (tmp_path / "checkpoints/rl-1/weights").read_text() == "half", "the writer had all that it wrote"
+
+
+def test_a_folder_of_manifests_is_left_alone(tmp_path: Path) -> None:
+    text = yaml_text(a_run().model_dump(mode="json", by_alias=True, exclude_none=True))
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(BadInput, match=r"its run\.yaml is a manifest"), open_run(tmp_path, a_run(), "sha256:1"):
+        pass
+    assert (tmp_path / "run.yaml").read_text() == text

@@ -20,7 +20,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from astra_api.differences import differences
 from astra_api.errors import BadInput
@@ -30,6 +30,7 @@ from astra_api.training_run import FREE, TrainingRun
 from astra_api.yaml_documents import documents
 from astra_api.yaml_writing import yaml_text
 from astra_trainer.batch_filling import BatchFilling
+from astra_trainer.compute import at_rest
 from astra_trainer.overlap import FILE as OVERLAP
 from astra_trainer.overlap import Overlap
 from astra_trainer.trajectory_lines import dataset_card, dump_lines, read_lines
@@ -38,6 +39,8 @@ Stage = Literal["base", "sft", "rl"]
 _STAGES = ("base", "sft", "rl")
 CONTAINMENT = "astra.farm/containment"  # annotation: how the sandboxes of the run are contained
 ENVIRONMENTS = "astra.farm/environments"  # annotation: the digest of what the run trains and is evaluated on
+_PATIENCE = 5.0  # seconds that a commit under way has when a run is given up
+_HELD: list[TextIO] = []  # locks that go with the process
 _GUESTS = (".lock", "environments")  # may stand in a directory before its run begins: `astra demo` puts them there
 
 
@@ -183,13 +186,8 @@ class RunDirectory:
             # demonstrations are written whole before the first step of SFT, and are the same at every attempt
             if split != "demonstrations" and (_STAGES.index(stage), int(step), split == "holdout") > done:
                 file.unlink()
-        self.sweep()
-
-    def sweep(self) -> None:
-        """Removes what is half written."""
-        for folder in ("trajectories", "checkpoints", "state"):
-            for unfinished in (self.path / folder).glob(".*"):
-                shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink()
+        for unfinished in _unfinished(self.path):
+            shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink()
 
     def _trajectories(self, stage: Stage, step: int, split: str) -> Path:
         return self.path / "trajectories" / f"{stage}-{step:06}-{split}.jsonl"
@@ -215,19 +213,38 @@ def open_run(path: Path, run: TrainingRun, environments: str) -> Iterator[RunDir
     another run, or when `run` or the environments changed in a way that the steps so far do not fit.
     """
     path.mkdir(parents=True, exist_ok=True)
-    with (path / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(f"{path}: another process is training in this directory") from None
+    lock = (path / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise BadInput(f"{path}: another process is training in this directory") from None
+    with contextlib.ExitStack() as stack:
+        stack.callback(_leave, lock, path)
         _write(path / "run.yaml", yaml_text(claim(path, run, environments)).encode())
-        directory = RunDirectory(path, run.spec.checkpoint.keep_states)
-        try:
-            yield directory
-        except BaseException:
-            with contextlib.suppress(OSError):  # a step under way in another thread may still be writing
-                directory.sweep()
-            raise
+        yield RunDirectory(path, run.spec.checkpoint.keep_states)
+
+
+def _leave(lock: TextIO, path: Path) -> None:
+    """Ends what was begun and frees the directory; while a step that was given up is still under way in its thread, it
+    may yet write, and the directory stays this process's until that has ended."""
+    resting = at_rest(_PATIENCE)
+    with contextlib.suppress(OSError):
+        for unfinished in _unfinished(path):
+            if resting:
+                shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink()
+            elif unfinished.is_dir() and not any(unfinished.iterdir()):
+                unfinished.rmdir()
+    if resting:
+        lock.close()
+    else:
+        _HELD.append(lock)
+
+
+def _unfinished(path: Path) -> Iterator[Path]:
+    """What is half written in a run's directory."""
+    for folder in ("trajectories", "checkpoints", "state"):
+        yield from (path / folder).glob(".*")
 
 
 def claim(path: Path, run: TrainingRun, environments: str) -> dict[str, Any]:
@@ -237,11 +254,16 @@ def claim(path: Path, run: TrainingRun, environments: str) -> dict[str, Any]:
     resolved["metadata"].setdefault("annotations", {})[ENVIRONMENTS] = environments
     if file.exists():
         begun = next(iter(documents(file.read_text(encoding="utf-8")))).value
-        if begun["metadata"]["annotations"][ENVIRONMENTS] != environments:
+        was = (begun["metadata"].get("annotations") or {}).get(ENVIRONMENTS)
+        if was is None:
+            raise BadInput(f"{path}: its run.yaml is a manifest, and no record of a run; give another output directory")
+        if was != environments:
             raise BadInput(f"{path}: was begun with other environments; give those, or begin in a new directory")
         for field, old, new in differences(_bound(begun["spec"]), _bound(resolved["spec"]), "spec"):
-            was, now = json.dumps(old), json.dumps(new)
-            raise BadInput(f"{field}: {path} was begun with {was}, not {now}; restore it, or begin in a new directory")
+            before, now = json.dumps(old), json.dumps(new)
+            raise BadInput(
+                f"{field}: {path} was begun with {before}, not {now}; restore it, or begin in a new directory"
+            )
     elif path.exists() and any(child.name not in _GUESTS for child in path.iterdir()):
         raise BadInput(f"{path}: not empty and not the directory of a run; give another output directory")
     return resolved
