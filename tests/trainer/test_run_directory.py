@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 
@@ -224,6 +224,8 @@ async def test_while_a_step_that_was_given_up_still_runs_nobody_has_its_director
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("astra_trainer.run_directory._PATIENCE", 0.05)
+    held: list[TextIO] = []
+    monkeypatch.setattr("astra_trainer.run_directory._HELD", held)
     began, may_end = threading.Event(), threading.Event()
 
     def write(folder: Path) -> None:
@@ -242,6 +244,7 @@ async def test_while_a_step_that_was_given_up_still_runs_nobody_has_its_director
     may_end.set()
     await snapshot
     assert (tmp_path / "checkpoints/rl-1/weights").read_text() == "half", "the writer had all that it wrote"
+    held.pop().close()
 
 
 def test_a_folder_of_manifests_is_left_alone(tmp_path: Path) -> None:
