@@ -48,9 +48,20 @@ def scenario(steps: Sequence[Step]) -> Scenario:
     called = [step for step in steps if step.call is not None]
     ids = {step.id for step in called}
     called = [step.model_copy(update={"depends_on": [d for d in step.depends_on if d in ids]}) for step in called]
-    if len(called) <= 1:
+    return _shape(called)
+
+
+def scenarios(steps: Sequence[Step]) -> set[Scenario]:
+    """The scenario types that steps may be said to have: where several need a tool, a step of reasoning that brings
+    their answers together may be counted as a hop, or not."""
+    several = hops(steps) > 1
+    return {scenario(steps), *([_shape(steps)] if several else [])}
+
+
+def _shape(steps: Sequence[Step]) -> Scenario:
+    if len(steps) <= 1:
         return "single-hop"
-    by_level = levels(called)
+    by_level = levels(steps)
     if len(by_level) == 1:
         return "parallel-single-hop"
     return "parallel-multi-hop" if any(len(level) > 1 for level in by_level) else "multi-hop"
