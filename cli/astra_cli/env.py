@@ -164,7 +164,7 @@ def show(
 
 
 def _as_manifest(environments: list[Environment]) -> Any:
-    """What `kubectl get -o json` would print, with the status that a file has."""
+    """The environment as `kubectl get -o json` would print it, with the status that its file has."""
     items = [manifest_value(environment) for environment in environments]
     return items[0] if len(items) == 1 else {"apiVersion": "v1", "kind": "List", "items": items}
 
@@ -180,7 +180,7 @@ def _print_json(value: Any) -> None:
 
 
 def _print_table(table: Any) -> None:
-    """On a terminal as wide as that is; in a file or a pipe one line a row, for `grep` and `cut`."""
+    """Prints a table: as wide as a terminal is; in a file or a pipe one line a row, for `grep` and `cut`."""
     from rich.console import Console
 
     console = Console()

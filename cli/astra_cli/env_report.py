@@ -29,7 +29,7 @@ def verdict_table(rows: Iterable[Mapping[str, Any]]) -> Table:
 
 
 def entry(environment: Environment) -> dict[str, Any]:
-    """What a list says of an environment. The verdict is that of its file, null where there is none of this spec."""
+    """A row of a list of environments; its verdict is that of the file, null where there is none of this spec."""
     spec, status = environment.spec, environment.status
     return {
         "name": environment.name,

@@ -1,4 +1,4 @@
-"""What a machine had too little of: an error of whatever library, told on one line with the fix."""
+"""Shortages of a machine (disk, files, memory), told on one line with the fix, whatever library met them."""
 
 import errno
 import os
@@ -56,7 +56,7 @@ def require_limits() -> None:
 
 
 def shortage(error: BaseException, folder: str | None = None) -> str | None:
-    """What was short, of which file (or `folder`, where that is not told), and the fix; None for another error."""
+    """The shortage behind an error, with its file (else `folder`) and the fix; None for another error."""
     for cause in _causes(error):
         number = _unwritten(folder) if _TORCH.search(str(cause)) else _number(cause)
         if number is None:
@@ -69,7 +69,7 @@ def shortage(error: BaseException, folder: str | None = None) -> str | None:
 
 
 def _fullest(folder: str | None) -> str | None:
-    """Of the folders that a command writes into, the one with the least space left."""
+    """The one of the folders that a command writes into that has the least space left."""
     places = [place for place in (folder, tempfile.gettempdir()) if place and os.path.isdir(place)]
     return min(places, key=lambda place: shutil.disk_usage(place).free, default=None)
 

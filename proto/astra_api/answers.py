@@ -77,10 +77,10 @@ def answer_sentence(spec: EnvironmentSpec) -> str:
 
 
 def final_answer(messages: Sequence[Message], language: str = "en") -> str | None:
-    """What a rollout answered, as it stands there; None if it ended without an answer, or said several."""
-    if not messages or messages[-1].role != "assistant" or messages[-1].tool_calls:
+    """The answer that a rollout ended with, as it stands there; None if it gave none, or several."""
+    text = _last_words(messages)
+    if text is None:
         return None
-    text = _THOUGHT.sub("", unicodedata.normalize("NFC", messages[-1].content), count=1).strip()
     found = [match for one in {phrase(language), _PHRASES["en"]} for match in re.finditer(re.escape(one), text, re.I)]
     if len(found) > 1:
         return None
@@ -90,9 +90,15 @@ def final_answer(messages: Sequence[Message], language: str = "en") -> str | Non
 
 def holds_scraps(messages: Sequence[Message]) -> bool:
     """Whether the last message, an assistant's without calls, holds scraps of calls or of a template's marks."""
+    text = _last_words(messages)
+    return text is not None and _SCRAP.search(text) is not None
+
+
+def _last_words(messages: Sequence[Message]) -> str | None:
+    """The last message without its first thought, if an assistant wrote it and called nothing in it."""
     if not messages or messages[-1].role != "assistant" or messages[-1].tool_calls:
-        return False
-    return bool(_SCRAP.search(_THOUGHT.sub("", messages[-1].content, count=1)))
+        return None
+    return _THOUGHT.sub("", unicodedata.normalize("NFC", messages[-1].content), count=1).strip()
 
 
 def is_right(spec: EnvironmentSpec, messages: Sequence[Message]) -> bool:

@@ -21,7 +21,7 @@ class Interrupted(BaseException):
 
     @property
     def word(self) -> str:
-        """What happened, for people."""
+        """The signal in a word that people know: interrupted, terminated or hung up."""
         return {signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}.get(self.signal, "interrupted")
 
 
@@ -56,7 +56,7 @@ def interruptible(work: Coroutine[Any, Any, T]) -> T:
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[None]:
-    """Where no coroutine runs, a signal raises Interrupted at whatever the main thread does."""
+    """A signal raises Interrupted in the main thread within this block, where no coroutine runs."""
 
     def interrupt(number: int, _: object) -> NoReturn:
         raise Interrupted(number)

@@ -132,7 +132,7 @@ class CallRecord(Record):
     @field_validator("outcome", mode="before")
     @classmethod
     def _of_one_shape(cls, value: Any) -> Any:
-        """What was written, without the empty fields of the other kind."""
+        """Takes the one shape in which outcomes are written: the empty fields of the other kind are left out."""
         if not isinstance(value, dict):
             return value
         own = ToolError.model_fields if value.get("type") == "error" else ToolResult.model_fields

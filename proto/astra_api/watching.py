@@ -71,10 +71,10 @@ class Work:
             parts.append(f"{self.unit} {self.done} of {self.total}".strip())
         if pace is not None and pace > 0:
             parts.append(f"{duration(pace)} each" if pace >= 1 else f"{1 / pace:.1f} a second")
-        known = self.ended or self.left(now) is not None
-        parts.append(self.when(now) if known and not self.ended else f"{self.when(now)} so far")
         if self.ended:
-            parts[-1] = f"done in {self.when(now)}"
+            parts.append(f"done in {self.when(now)}")
+        else:
+            parts.append(self.when(now) if self.left(now) is not None else f"{self.when(now)} so far")
         return f"{self.name}: {', '.join(parts)}" + (f"; {self.figures}" if self.figures else "")
 
 

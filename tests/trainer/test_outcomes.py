@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from astra_api.records import Message, Reward, ToolCall, Trajectory
-from astra_trainer.outcomes import mcnemar, paired, shares, success_by, success_interval, wilson
+from astra_trainer.outcomes import mcnemar, means_by, paired, shares, success_interval, wilson
 
 SOLVED = ("s1", "s2")
 
@@ -61,7 +61,10 @@ def test_a_turn_with_calls_holds_no_scraps_of_an_answer() -> None:
 
 def test_successes_by_domain() -> None:
     several = [rollout(success=True, domain="b"), rollout(domain="b"), rollout(success=True, domain="a")]
-    assert list(success_by(several, lambda one: one.domain).items()) == [("a", 1.0), ("b", 0.5)]
+    assert list(means_by(several, lambda one: one.domain, lambda one: one.reward.success).items()) == [
+        ("a", 1.0),
+        ("b", 0.5),
+    ]
 
 
 def test_wilsons_interval_is_that_of_the_textbook() -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from processes import children
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "verl-cpu.yaml"
 SFT_STEPS, RL_STEPS = 40, 5
 GROUPS = 2  # a step
@@ -103,14 +105,9 @@ class Farm:
 
 
 def _descendants(pid: int) -> Iterator[int]:
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        if parent == pid:
-            yield int(entry.name)
-            yield from _descendants(int(entry.name))
+    for child in children(pid):
+        yield child
+        yield from _descendants(child)
 
 
 def _command(pid: int) -> bytes:

@@ -14,7 +14,7 @@ from astra_trainer.chat import ChatFormat
 from astra_trainer.generation import Generator
 from astra_trainer.groups import GroupRequest, roll_out_groups
 from astra_trainer.mixing import ToolMixer
-from astra_trainer.outcomes import SHARES, Interval, shares, success_by, success_interval
+from astra_trainer.outcomes import SHARES, Interval, domain_f1, means_by, shares, success_interval
 from astra_trainer.rollout import Place, RolloutSettings, Stage
 
 
@@ -86,20 +86,16 @@ async def evaluate(
 def summary(trajectories: list[Trajectory], excluded: list[Reject]) -> Evaluation:
     """Means over at least one trajectory."""
     rewards = [trajectory.reward for trajectory in trajectories]
-    domains = sorted({trajectory.domain for trajectory in trajectories})
     return Evaluation(
         f1=fmean(reward.f1 for reward in rewards),
         recall=fmean(reward.recall for reward in rewards),
         precision=fmean(reward.precision for reward in rewards),
         calls=fmean(reward.calls for reward in rewards),
-        domain_f1={
-            domain: fmean(trajectory.reward.f1 for trajectory in trajectories if trajectory.domain == domain)
-            for domain in domains
-        },
+        domain_f1=domain_f1(trajectories),
         shares=shares(trajectories),
         intervals={name: success_interval(trajectories, SHARES[name]) for name in ("answer", "success", "solved")},
-        domain_success=success_by(trajectories, lambda trajectory: trajectory.domain),
-        hops_success=success_by(trajectories, lambda trajectory: str(trajectory.reward.needed)),
+        domain_success=means_by(trajectories, lambda one: one.domain, SHARES["success"]),
+        hops_success=means_by(trajectories, lambda one: str(one.reward.needed), SHARES["success"]),
         trajectories=trajectories,
         excluded=excluded,
     )

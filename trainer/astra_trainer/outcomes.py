@@ -79,6 +79,11 @@ def has_scraps(trajectory: Trajectory) -> bool:
     return holds_scraps(trajectory.messages)
 
 
+def domain_f1(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """The mean F1 of each domain's rollouts."""
+    return means_by(trajectories, lambda one: one.domain, lambda one: one.reward.f1)
+
+
 SHARES: Mapping[str, Callable[[Trajectory], bool]] = {
     "answer": lambda trajectory: trajectory.reward.answer,
     "success": lambda trajectory: trajectory.reward.success,
@@ -94,9 +99,11 @@ def shares(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     return {name: fmean(map(seen, trajectories)) for name, seen in SHARES.items()}
 
 
-def success_by(trajectories: Sequence[Trajectory], key: Callable[[Trajectory], str]) -> dict[str, float]:
-    """The share of success of each group of rollouts that `key` names, in the order of the names."""
-    groups: dict[str, list[bool]] = {}
+def means_by(
+    trajectories: Sequence[Trajectory], key: Callable[[Trajectory], str], value: Callable[[Trajectory], float]
+) -> dict[str, float]:
+    """The mean `value` of each group of rollouts that `key` names, in the order of the names."""
+    groups: dict[str, list[float]] = {}
     for trajectory in trajectories:
-        groups.setdefault(key(trajectory), []).append(trajectory.reward.success)
+        groups.setdefault(key(trajectory), []).append(value(trajectory))
     return {name: fmean(groups[name]) for name in sorted(groups)}

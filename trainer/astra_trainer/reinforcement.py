@@ -13,7 +13,7 @@ from astra_trainer.batch_filling import BatchFilling, FilledBatch
 from astra_trainer.compute import compute
 from astra_trainer.draws import drawn
 from astra_trainer.groups import GroupRequest, GroupResults, roll_out_groups
-from astra_trainer.outcomes import shares
+from astra_trainer.outcomes import domain_f1, shares
 from astra_trainer.rollout import Place
 from astra_trainer.run_directory import Position
 from astra_trainer.workplace import Value, Workplace
@@ -132,7 +132,6 @@ def _figures(rollouts: _Rollouts, batch: FilledBatch) -> dict[str, Value]:
 def rollout_figures(trajectories: Sequence[Trajectory]) -> dict[str, Value]:
     """Means over at least one rollout."""
     rewards = [trajectory.reward for trajectory in trajectories]
-    domains = sorted({trajectory.domain for trajectory in trajectories})
     return {
         "reward_mean": fmean(reward.value for reward in rewards),
         "reward_std": pstdev(reward.value for reward in rewards),
@@ -144,7 +143,7 @@ def rollout_figures(trajectories: Sequence[Trajectory]) -> dict[str, Value]:
         "response_tokens": fmean(sum(trajectory.mask) for trajectory in trajectories),
         **shares(trajectories),
         "answered_share": fmean(trajectory.ended == "answered" for trajectory in trajectories),
-        "domain_f1": {d: fmean(t.reward.f1 for t in trajectories if t.domain == d) for d in domains},
+        "domain_f1": domain_f1(trajectories),
     }
 
 

@@ -186,8 +186,7 @@ class RunDirectory:
             # demonstrations are written whole before the first step of SFT, and are the same at every attempt
             if split != "demonstrations" and (_STAGES.index(stage), int(step), split == "holdout") > done:
                 file.unlink()
-        for unfinished in _unfinished(self.path):
-            shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink()
+        _sweep(self.path)
 
     def _trajectories(self, stage: Stage, step: int, split: str) -> Path:
         return self.path / "trajectories" / f"{stage}-{step:06}-{split}.jsonl"
@@ -229,22 +228,22 @@ def _leave(lock: TextIO, path: Path) -> None:
     """Ends what was begun and frees the directory; while a step that was given up is still under way in its thread, it
     may yet write, and the directory stays this process's until that has ended."""
     resting = at_rest(_PATIENCE)
+    if not resting:
+        _HELD.append(lock)
     with contextlib.suppress(OSError):
-        for unfinished in _unfinished(path):
-            if resting:
+        _sweep(path, only_empty=not resting)
+    if resting:
+        lock.close()
+
+
+def _sweep(path: Path, *, only_empty: bool = False) -> None:
+    """Removes what is half written in a run's directory, or of that only the folders that hold nothing yet."""
+    for folder in ("trajectories", "checkpoints", "state"):
+        for unfinished in (path / folder).glob(".*"):
+            if not only_empty:
                 shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink()
             elif unfinished.is_dir() and not any(unfinished.iterdir()):
                 unfinished.rmdir()
-    if resting:
-        lock.close()
-    else:
-        _HELD.append(lock)
-
-
-def _unfinished(path: Path) -> Iterator[Path]:
-    """What is half written in a run's directory."""
-    for folder in ("trajectories", "checkpoints", "state"):
-        yield from (path / folder).glob(".*")
 
 
 def claim(path: Path, run: TrainingRun, environments: str) -> dict[str, Any]:
